@@ -1,0 +1,98 @@
+# JointDiT: every command sets itself up. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-test
+export PYTHONPATH := .
+
+PROFILE ?= toy
+CACHE_CFG ?= configs/day02_cache.yaml
+TRAIN_A_CFG ?= configs/day05_train.yaml
+TRAIN_B_CFG ?= configs/day07_trainB.yaml
+INFER_CFG ?= configs/day06_infer.yaml
+MAX_STEPS_A ?= 25
+MAX_STEPS_B ?= 1000
+SUFFIX_A ?= finalA
+SUFFIX_B ?= finalB
+DEMO_MINUTES ?= 6
+DATA ?=
+CARD ?=
+PORT ?= 7860
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test toy-data assets toy-assets cache-train cache-val cache-doctor final-train-a final-train-b \
+        final-infer replay ui bench notebooks readme smoke clean
+
+help: ## list every target
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN{FS=":.*## "}{printf "  make %-15s %s\n",$$1,$$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "JointDiT needs Python 3.11 or newer; '$(PYTHON)' is older. Use: make PYTHON=/path/to/python3.11 ..."; exit 2; }
+	@echo "== installing JointDiT into $(VENV) (2 to 5 minutes, once)"
+	@test -x $(PY) || "$(PYTHON)" -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $(STAMP)
+
+$(TEST_STAMP): $(STAMP)
+	@echo "== installing the test tools"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $(TEST_STAMP)
+
+install: $(STAMP) ## create .venv and install the package with pinned versions
+
+demo: $(STAMP) ## train a joint model from nothing and open its page: outputs/demo/index.html (DEMO_MINUTES=6, DATA=folder of your clips)
+	@$(PY) scripts/demo.py --minutes $(DEMO_MINUTES) $(if $(DATA),--data "$(DATA)")
+
+test: $(TEST_STAMP) ## run the four test layers: sync gate, nbdev_test, papermill, pytest
+	@$(PY) scripts/dev/run_tests.py
+
+toy-data: $(STAMP) ## write toy clips (MP4 with sound) to data/toy
+	@$(PY) scripts/data/make_toy.py
+
+assets: $(STAMP) ## fetch pretrained weights: make assets PROFILE=svd
+	@$(PY) scripts/assets/fetch_assets.py --profile $(PROFILE)
+
+toy-assets: $(STAMP) ## retrain the shipped toy codecs and toy CLIP (about 75 minutes on 2 cores)
+	@$(PY) scripts/assets/make_toy_assets.py
+
+cache-train: $(STAMP) ## encode the training clips into data/cache
+	@$(PY) scripts/data/cache_latents.py --cfg $(CACHE_CFG) --split train
+
+cache-val: $(STAMP) ## encode the validation clips into data/cache
+	@$(PY) scripts/data/cache_latents.py --cfg $(CACHE_CFG) --split val
+
+cache-doctor: $(STAMP) ## print a table of the cache and write a page to watch and hear it
+	@$(PY) scripts/data/cache_doctor.py --cache data/cache --out outputs/cache_doctor
+
+final-train-a: $(STAMP) ## Stage A (MAX_STEPS_A=25; FORCE_KEEP_USER_ENVS=1 keeps your exported knobs)
+	@scripts/finals/train.sh --stage A --cfg $(TRAIN_A_CFG) --max-steps $(MAX_STEPS_A) --ckpt-suffix $(SUFFIX_A) --log-suffix $(SUFFIX_A)
+
+final-train-b: $(STAMP) ## Stage B from the newest Stage A checkpoint (MAX_STEPS_B=1000)
+	@scripts/finals/train.sh --stage B --cfg $(TRAIN_B_CFG) --max-steps $(MAX_STEPS_B) --ckpt-suffix $(SUFFIX_B) --log-suffix $(SUFFIX_B)
+
+final-infer: $(STAMP) ## make clips with configs/day06_infer.yaml: outputs/day06
+	@scripts/finals/infer.sh --cfg $(INFER_CFG)
+
+replay: $(STAMP) ## make the same clip again from its card: make replay CARD=outputs/day06/seed000_steps30.json
+	@test -n "$(CARD)" || { echo "say which clip: make replay CARD=outputs/day06/seed000_steps30.json"; exit 2; }
+	@$(PY) scripts/infer/replay.py "$(CARD)"
+
+ui: $(STAMP) ## open the browser app on http://127.0.0.1:7860
+	@$(PY) scripts/ui/app.py --port $(PORT)
+
+bench: $(STAMP) ## samples/s of a training step and its share of the matrix-product peak
+	@$(PY) scripts/bench.py
+
+smoke: $(STAMP) ## one tiny check per day, seconds each
+	@set -e; for f in scripts/smoke/day*.py; do $(PY) $$f; done
+
+notebooks: $(STAMP) ## export the package from the notebooks and clean them
+	@$(VENV)/bin/nbdev_export && $(VENV)/bin/nbdev_clean
+
+readme: $(STAMP) ## write README.md from nbs/index.ipynb
+	@$(PY) scripts/dev/make_readme.py
+
+clean: ## remove outputs of tests and builds (not data, checkpoints or outputs)
+	rm -rf build dist *.egg-info .pytest_cache .hypothesis .coverage .coverage.* htmlcov

@@ -1,0 +1,83 @@
+"""Layer 3: run every notebook top to bottom in a fresh kernel with papermill, parameters injected.
+
+Every notebook must have one cell tagged `parameters`, and each name injected must be assigned there (papermill itself only warns).
+Runs happen in a temporary folder, so a notebook that writes beside itself is noticed: the tree must be unchanged afterwards.
+"""
+import argparse
+import ast
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def parameters(notebook: Path) -> dict:
+    "Names and literal values that the cell tagged `parameters` assigns."
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise SystemExit(f"{notebook.relative_to(ROOT)}: {len(tagged)} cells tagged 'parameters', expected one")
+    found = {}
+    for node in ast.parse("".join(tagged[0]["source"])).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                found[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                pass                       # an expression: left as it is, only literals are injected
+    if not found:
+        raise SystemExit(f"{notebook.relative_to(ROOT)}: its parameters cell assigns no literal")
+    return found
+
+
+def run(notebook: Path, out: Path, wanted: dict) -> float:
+    "Seconds that papermill took; raises when a cell fails or an injected name is unknown."
+    import papermill
+    known = parameters(notebook)
+    if unknown := set(wanted) - set(known):
+        raise SystemExit(f"{notebook.relative_to(ROOT)}: parameters {sorted(unknown)} are not in its parameters cell ({sorted(known)})")
+    start = time.time()
+    papermill.execute_notebook(str(notebook), str(out), parameters={**known, **wanted}, cwd=str(out.parent), progress_bar=False,
+                               log_output=False, kernel_name="python3")
+    return time.time() - start
+
+
+def git_state() -> str:
+    "What git sees as changed, so that a notebook that writes into the tree is caught."
+    done = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout if done.returncode == 0 else ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("only", nargs="*", help="run only notebooks whose path contains one of these words")
+    parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME=VALUE", help="inject a parameter into each")
+    args = parser.parse_args()
+    wanted = {k: ast.literal_eval(v) for k, v in (p.split("=", 1) for p in args.param)}
+    os.environ.setdefault("PYTHONPATH", str(ROOT))
+    notebooks = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
+    notebooks = [p for p in notebooks if not args.only or any(w in str(p) for w in args.only)]
+    before, failed, total = git_state(), [], 0.0
+    for i, notebook in enumerate(notebooks, 1):
+        with tempfile.TemporaryDirectory() as tmp:
+            name = str(notebook.relative_to(ROOT))
+            try:
+                seconds = run(notebook, Path(tmp) / notebook.name, wanted)
+            except Exception as error:      # report every notebook, not only the first that fails
+                failed.append(name)
+                print(f"[{i}/{len(notebooks)}] {name}: FAILED\n{error}", flush=True)
+                continue
+        total += seconds
+        print(f"[{i}/{len(notebooks)}] {name}: {seconds:.1f} s", flush=True)
+    if git_state() != before:
+        failed.append("a notebook changed the tree: " + git_state())
+    print(f"{len(notebooks) - len(failed)} passed, {len(failed)} failed in {total:.0f} s of notebooks")
+    return 1 if failed or not notebooks else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
