@@ -3,10 +3,10 @@
 # %% auto #0
 __all__ = ['JointDiTError', 'SettingsError', 'TimelineError', 'MediaError', 'AssetError', 'CacheError', 'CheckpointError',
            'ModelError', 'TrainError', 'SampleError', 'is_disk_full', 'explain', 'user_errors', 'write_atomic',
-           'save_json', 'load_json', 'file_hash', 'folder_fingerprint', 'derive_seed', 'named_rng', 'progress',
-           'Context', 'toy_path']
+           'save_json', 'load_json', 'file_hash', 'folder_fingerprint', 'derive_seed', 'named_rng', 'Context',
+           'toy_path', 'progress']
 
-# %% ../nbs/day00_start/00_core.ipynb #1653da9f
+# %% ../nbs/day00_start/00_core.ipynb #ac5e90f1
 import errno, hashlib, importlib.resources, json, math, os, shutil, sys, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 from fastcore.basics import patch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-# %% ../nbs/day00_start/00_core.ipynb #dca74f89
+# %% ../nbs/day00_start/00_core.ipynb #c25a16a1
 class JointDiTError(Exception):
     "Something that a user can put right: the message names it, what was expected, and the way out."
 class SettingsError(JointDiTError): "A wrong key, type or value in a YAML file, an environment variable or on the command line."
@@ -30,42 +30,45 @@ class ModelError(JointDiTError): "A model or a call of it that does not fit toge
 class TrainError(JointDiTError): "Training that cannot go on."
 class SampleError(JointDiTError): "A request to the sampler that cannot be met."
 
-# %% ../nbs/day00_start/00_core.ipynb #ac666f91
-def is_disk_full(e: BaseException  # the error as it was raised
-                ) -> bool:         # True for OSError ENOSPC/EDQUOT, and for libraries that say it in words
+# %% ../nbs/day00_start/00_core.ipynb #df235608
+def is_disk_full(e: BaseException,  # the error as it was raised
+                 folder=None        # where something was being written
+                ) -> bool:          # True also for libraries that say it in their own words
     "Did this error come from a disk without space?"
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT): return True
-    return "no space left on device" in str(e).lower()
+    if "no space left on device" in str(e).lower(): return True
+    vague = isinstance(e, (RuntimeError, OSError)) and folder is not None
+    return vague and shutil.disk_usage(folder).free < 2**20
 
-# %% ../nbs/day00_start/00_core.ipynb #a805ecdd
+# %% ../nbs/day00_start/00_core.ipynb #f5b600c6
 def explain(e: BaseException  # an error of any kind
            ) -> str|None:     # one paragraph, or None for an error that is a bug of ours
     "The paragraph that a user reads instead of a traceback."
     if isinstance(e, JointDiTError): return str(e)
-    if type(e).__name__ == "ValidationError" and hasattr(e, "errors"):
-        return f"{getattr(e, 'title', 'settings')}: " + "; ".join(
-            f"{'.'.join(map(str, o['loc'])) or 'value'}: {o['msg']}" for o in e.errors())
+    if type(e).__name__ == "ValidationError" and callable(getattr(e, "errors", None)):   # pydantic's
+        named = (f"{'.'.join(map(str, o['loc'])) or 'value'}: {o['msg']}" for o in e.errors())
+        return f"{e.title}: {'; '.join(named)}."
     if is_disk_full(e): return f"The disk is full ({e}). Free some space and run the same command again."
     if isinstance(e, torch.OutOfMemoryError):
         return ("The GPU has no memory left. Lower JOINTDIT_Q_CHUNK_V, raise JOINTDIT_KV_DOWNSAMPLE, "
                 "or shorten the clip with JOINTDIT_MAX_T.")
     if isinstance(e, OSError) and e.filename: return f"{e.filename}: {e.strerror}."
 
-# %% ../nbs/day00_start/00_core.ipynb #a3c60188
+# %% ../nbs/day00_start/00_core.ipynb #aad531eb
 @contextmanager
 def user_errors():
     "For scripts: an error that the user can mend becomes one paragraph and exit status 2; Ctrl-C becomes status 130."
     try: yield
     except KeyboardInterrupt:
-        print("Interrupted: what was finished is saved.", file=sys.stderr)
+        print("Interrupted by Ctrl-C.", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as e:
         said = None if os.environ.get("JOINTDIT_TRACEBACK") == "1" else explain(e)
         if said is None: raise
-        print(f"error: {' '.join(said.split())}" if "\n" not in said else f"error: {said}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         raise SystemExit(2) from None
 
-# %% ../nbs/day00_start/00_core.ipynb #b9c76918
+# %% ../nbs/day00_start/00_core.ipynb #dc2d0e23
 def _fsync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
@@ -76,94 +79,96 @@ def _put(tmp, writer):
     elif isinstance(writer, str): tmp.write_text(writer, encoding="utf-8")
     else: writer(tmp)
 
-# %% ../nbs/day00_start/00_core.ipynb #67dce3ce
+# %% ../nbs/day00_start/00_core.ipynb #a50e4e11
+def _beside(path):
+    "A new hidden folder beside `path`."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
+    except OSError as e:
+        why = "the disk is full" if is_disk_full(e) else e.strerror
+        raise JointDiTError(f"{path}: cannot write into {path.parent} ({why}).") from None
+
+# %% ../nbs/day00_start/00_core.ipynb #4448fff0
 def write_atomic(path,     # the file to write; its folder is made
                  writer    # bytes, str, or a function that is given a temporary path of the same name and writes there
                 ) -> Path: # the path
-    "Write a whole file or nothing: temporary folder beside it, fsync, rename. Raises JointDiTError when the disk is full."
+    "Write a whole file or nothing. Raises JointDiTError when the disk is full or the folder refuses."
     path = Path(path)
-    tmp = None
+    tmp = _beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
         _put(tmp/path.name, writer)
         _fsync(tmp/path.name)
         os.replace(tmp/path.name, path)
         _fsync(path.parent)
     except Exception as e:
-        if is_disk_full(e): raise JointDiTError(f"{path}: the disk is full. Free some space and run again.") from e
-        raise
-    finally:
-        if tmp is not None: shutil.rmtree(tmp, ignore_errors=True)
+        if not is_disk_full(e, path.parent): raise
+        raise JointDiTError(f"{path}: the disk is full. Free some space and run the same command again.") from e
+    finally: shutil.rmtree(tmp, ignore_errors=True)
     return path
 
-# %% ../nbs/day00_start/00_core.ipynb #4f8078e0
+# %% ../nbs/day00_start/00_core.ipynb #49ca9d15
 def _plain(o):
-    "What JSON can hold: paths and fractions as text, numpy and tensor scalars as numbers, NaN and infinities as null."
+    "What JSON can hold: paths and fractions as text, arrays and tensors as numbers, NaN and infinities as null."
     if isinstance(o, dict): return {str(k): _plain(v) for k, v in o.items()}
     if isinstance(o, (list, tuple, set)): return [_plain(v) for v in o]
     if isinstance(o, (Path, Fraction)): return str(o)
     if hasattr(o, "tolist"): return _plain(o.tolist())
     return None if isinstance(o, float) and not math.isfinite(o) else o
 
-# %% ../nbs/day00_start/00_core.ipynb #a6346fc4
+# %% ../nbs/day00_start/00_core.ipynb #d4b68baf
 def save_json(path,      # where to write
               obj        # dicts, lists, text, numbers; paths, fractions, arrays and tensors are converted
              ) -> Path:  # the path
-    "Write JSON atomically; NaN and infinities become null, so that every reader can load it."
+    "Write JSON atomically; NaN and infinities become null."
     return write_atomic(path, json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-def load_json(path):     # a JSON file
-    "Read JSON; raises JointDiTError that names the file and the line."
+# %% ../nbs/day00_start/00_core.ipynb #bfec4375
+def load_json(path  # a JSON file
+             ):     # what it holds
+    "Read JSON. Raises JointDiTError that names the file and the line."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError: raise JointDiTError(f"{path}: there is no such file.") from None
     except UnicodeDecodeError: raise JointDiTError(f"{path}: not a JSON file (it is not text).") from None
+    except OSError as e: raise JointDiTError(f"{path}: cannot be read ({e.strerror}).") from None
     except json.JSONDecodeError as e:
         raise JointDiTError(f"{path}: not valid JSON at line {e.lineno}, column {e.colno}: {e.msg}.") from None
 
-# %% ../nbs/day00_start/00_core.ipynb #b70eab57
+# %% ../nbs/day00_start/00_core.ipynb #8048d73e
 def file_hash(path         # a file
              ) -> str:     # sha256, 64 hex digits
     "Hash of a file's bytes, read in pieces."
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
-# %% ../nbs/day00_start/00_core.ipynb #c358d0b0
-def folder_fingerprint(path    # a model folder
+# %% ../nbs/day00_start/00_core.ipynb #11031103
+def _matters(rel): return not (rel.name == "card.json" or rel.suffix == ".md" or any(p[0] in "._" for p in rel.parts))
+
+def folder_fingerprint(path     # a model folder
                       ) -> str: # 16 hex digits
-    "Hash of the names and bytes of all files in a folder, but for cards, notes and hidden files, which do not change a model."
-    path = Path(path)
+    "Hash of the names and bytes of a folder's files, but for cards, notes and hidden files. Raises AssetError."
+    path, h = Path(path), hashlib.sha256()
     if not path.is_dir(): raise AssetError(f"{path}: there is no such folder.")
-    h = hashlib.sha256()
     for f in sorted(p for p in path.rglob("*") if p.is_file()):
         rel = f.relative_to(path)
-        if f.name == "card.json" or f.suffix == ".md" or any(p[0] in "._" for p in rel.parts): continue
-        h.update(f"{rel.as_posix()}\0{file_hash(f)}\n".encode())
+        if _matters(rel): h.update(f"{rel.as_posix()}\0{file_hash(f)}\n".encode())
     return h.hexdigest()[:16]
 
-# %% ../nbs/day00_start/00_core.ipynb #31530f04
+# %% ../nbs/day00_start/00_core.ipynb #7a83e123
 def derive_seed(*parts     # ints, text, floats, tuples of them: (seed, epoch, clip id, purpose)
                ) -> int:   # 0 ... 2**63 - 1
     "A seed from the meaning of a random draw, the same on every machine and in every order."
     said = json.dumps(_plain(parts), separators=(",", ":"), ensure_ascii=False)
     return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "big") >> 1
 
-def named_rng(*parts) -> torch.Generator:
-    "A generator of its own (CPU) for each named purpose."
+# %% ../nbs/day00_start/00_core.ipynb #78a69c2c
+def named_rng(*parts               # as for `derive_seed`
+             ) -> torch.Generator: # on the CPU, so that every device gets the same numbers
+    "A generator of its own for each named purpose."
     return torch.Generator().manual_seed(derive_seed(*parts))
 
-# %% ../nbs/day00_start/00_core.ipynb #041515d1
-def progress(iterable,   # what to go through
-             desc="",    # what is being done
-             total=None  # how many, if `len` does not know
-            ):
-    "A bar with rate and time left; silent under JOINTDIT_QUIET=1, and sparing in a log file."
-    return tqdm(iterable, desc=desc, total=total, disable=os.environ.get("JOINTDIT_QUIET") == "1",
-                mininterval=.2 if sys.stderr.isatty() else 5., dynamic_ncols=True)
-
-# %% ../nbs/day00_start/00_core.ipynb #9d9b0eff
+# %% ../nbs/day00_start/00_core.ipynb #717e006e
 @dataclass
 class Context:
-    "A condition (text or image) as the model takes it."
+    "A condition (text or image) as the model takes it. Raises ModelError when the shapes do not fit."
     pooled: torch.Tensor  # (B, D) float, the whole prompt or picture in one vector
     tokens: torch.Tensor  # (B, N, D) float
     mask: torch.Tensor    # (B, N) bool, True = a real token
@@ -174,42 +179,52 @@ class Context:
                              f"got {tuple(p)}, {tuple(t)}, {tuple(m)} {self.mask.dtype}.")
     def __len__(self): return len(self.pooled)
 
-# %% ../nbs/day00_start/00_core.ipynb #18786e3d
+# %% ../nbs/day00_start/00_core.ipynb #10528b3f
 @patch
 def to(self: Context, device=None, dtype=None) -> Context:
     "On another device, or in another float dtype (the mask stays bool)."
     return Context(self.pooled.to(device, dtype), self.tokens.to(device, dtype), self.mask.to(device))
 
-# %% ../nbs/day00_start/00_core.ipynb #9f9a3f8f
+# %% ../nbs/day00_start/00_core.ipynb #0da285ea
 @patch
 def index(self: Context, i) -> Context:
     "Sample i, or the samples of a slice, list or tensor; always with its batch axis."
-    if isinstance(i, int): i = [i]
+    if not isinstance(i, (slice, list, torch.Tensor)): i = [int(i)]
     return Context(self.pooled[i], self.tokens[i], self.mask[i])
 
-# %% ../nbs/day00_start/00_core.ipynb #16b6d581
+# %% ../nbs/day00_start/00_core.ipynb #7f239a05
 @patch
 def expand(self: Context, B: int) -> Context:
-    "One condition for a batch of B."
+    "One condition for a batch of B. Raises ModelError when it is already a batch of another size."
     if len(self) == B: return self
     if len(self) != 1: raise ModelError(f"Context: a batch of {len(self)} cannot be expanded to {B}.")
     return self.index([0]*B)
 
-# %% ../nbs/day00_start/00_core.ipynb #0c1ca980
+# %% ../nbs/day00_start/00_core.ipynb #d57b928a
 @patch(cls_method=True)
 def stack(cls: Context, items) -> Context:
     "Join contexts along the batch; shorter ones are padded with masked tokens."
     items = list(items)
     if not items: raise ModelError("Context.stack: nothing to stack.")
     n = max(c.tokens.shape[1] for c in items)
-    pad = lambda x, c: torch.cat([x, x.new_zeros(len(c), n - x.shape[1], *x.shape[2:])], 1)
-    return Context(torch.cat([c.pooled for c in items]), torch.cat([pad(c.tokens, c) for c in items]),
-                   torch.cat([pad(c.mask, c) for c in items]))
+    pad = lambda x: torch.cat([x, x.new_zeros(len(x), n - x.shape[1], *x.shape[2:])], 1)
+    join = lambda name: torch.cat([pad(getattr(c, name)) for c in items])
+    return Context(torch.cat([c.pooled for c in items]), join("tokens"), join("mask"))
 
-# %% ../nbs/day00_start/00_core.ipynb #4e019008
+# %% ../nbs/day00_start/00_core.ipynb #676f34a2
 def toy_path(p            # "toy:svd/vae" for a folder shipped with the package, or any path
             ) -> Path:    # where it lies
     "Where a model folder is: `toy:` names the small models inside the package."
     p = os.fspath(p)
     if not p.startswith("toy:"): return Path(p).expanduser()
-    return Path(str(importlib.resources.files("jointdit"))).joinpath("assets", "toy", *p[4:].strip("/").split("/"))
+    inside = [d for d in p[4:].split("/") if d not in ("", ".", "..")]
+    return Path(str(importlib.resources.files("jointdit"))).joinpath("assets", "toy", *inside)
+
+# %% ../nbs/day00_start/00_core.ipynb #6e34701b
+def progress(iterable,   # what to go through
+             desc="",    # what is being done
+             total=None  # how many, if `len` does not know
+            ):
+    "A bar with rate and time left; silent under JOINTDIT_QUIET=1, and sparing in a log file."
+    return tqdm(iterable, desc=desc, total=total, disable=os.environ.get("JOINTDIT_QUIET") == "1",
+                mininterval=.2 if sys.stderr.isatty() else 5., dynamic_ncols=True)
