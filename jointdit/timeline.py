@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['as_fps', 'VideoGrid', 'AudioGrid', 'Timeline']
 
-# %% ../nbs/day00_start/02_timeline.ipynb #f304f31c
+# %% ../nbs/day00_start/02_timeline.ipynb #c8462faa
 import math
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -13,26 +13,31 @@ from fastcore.basics import patch
 
 from .core import TimelineError
 
-# %% ../nbs/day00_start/02_timeline.ipynb #143bf501
-def as_fps(rate                # int, float, "30000/1001" or Fraction, frames per second
-          ) -> Fraction:       # exact
-    "A frame rate without rounding; 23.976, 29.97 and 59.94 mean 24000/1001 and so on. Raises TimelineError."
-    try: exact = Fraction(str(rate)) if not isinstance(rate, Fraction) else rate
+# %% ../nbs/day00_start/02_timeline.ipynb #3ee4342f
+def _exact(rate):
+    try: return rate if isinstance(rate, Fraction) else Fraction(str(rate))
     except (ValueError, ZeroDivisionError):
-        raise TimelineError(f"fps: {rate!r} is not a frame rate; write 12, 29.97 or 30000/1001.") from None
-    if not 0 < exact <= 1000: raise TimelineError(f"fps: {rate!r} is outside 0 ... 1000 frames per second.")
+        raise TimelineError(f"fps = {rate!r}: not a frame rate. Write 12, 29.97 or 30000/1001.") from None
+
+# %% ../nbs/day00_start/02_timeline.ipynb #7454e28e
+def as_fps(rate          # int, float, "30000/1001" or Fraction, frames per second
+          ) -> Fraction: # exact
+    "A frame rate without rounding; 23.976, 29.97 and 59.94 mean 24000/1001 and so on. Raises TimelineError."
+    exact = _exact(rate)
+    if not 0 < exact <= 1000: raise TimelineError(f"fps = {rate!r}: outside 0 ... 1000 frames per second.")
     ntsc = Fraction(round(exact*1001/1000)*1000, 1001)
     if exact.denominator > 1 and ntsc and abs(exact/ntsc - 1) < 2e-5: return ntsc
-    return exact if isinstance(rate, (str, Fraction, int)) else exact.limit_denominator(10000)
+    return exact.limit_denominator(10000)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #843ef949
-def _check_positive(o, *names):
+# %% ../nbs/day00_start/02_timeline.ipynb #ba64f038
+def _check_whole(o, *names):
+    "The named fields must be whole numbers of at least 1."
     for n in names:
         v = getattr(o, n)
         if isinstance(v, bool) or not isinstance(v, int) or v < 1:
-            raise TimelineError(f"{type(o).__name__}.{n}: {v!r} must be a whole number of at least 1.")
+            raise TimelineError(f"{type(o).__name__}.{n} = {v!r}: must be a whole number of at least 1.")
 
-# %% ../nbs/day00_start/02_timeline.ipynb #63d22758
+# %% ../nbs/day00_start/02_timeline.ipynb #5d395710
 @dataclass(frozen=True)
 class VideoGrid:
     "What a video codec makes of frames. Causal VAEs that take 1 + 8k frames: first=1, stride=8."
@@ -43,22 +48,23 @@ class VideoGrid:
     height: int = 64    # pixels
     width: int = 64     # pixels
     def __post_init__(self):
-        _check_positive(self, "down", "channels", "first", "stride", "height", "width")
+        _check_whole(self, "down", "channels", "first", "stride", "height", "width")
         if self.height % self.down or self.width % self.down:
             raise TimelineError(f"VideoGrid: {self.height} x {self.width} pixels cannot be divided by {self.down}.")
 
-# %% ../nbs/day00_start/02_timeline.ipynb #da0ace06
+# %% ../nbs/day00_start/02_timeline.ipynb #6cebcee3
 @patch
 def n_latents(self: VideoGrid, n_frames: int) -> int:
     "Latents that fit into `n_frames` frames (0 when not even the first does)."
     return 0 if n_frames < self.first else 1 + (n_frames - self.first)//self.stride
 
+# %% ../nbs/day00_start/02_timeline.ipynb #e5e30848
 @patch
 def n_frames(self: VideoGrid, n_latents: int) -> int:
     "Frames that `n_latents` latents cover."
     return 0 if n_latents < 1 else self.first + self.stride*(n_latents - 1)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #ebf62113
+# %% ../nbs/day00_start/02_timeline.ipynb #21425832
 @dataclass(frozen=True)
 class AudioGrid:
     "What an audio codec makes of samples: mel frames, then latents."
@@ -68,13 +74,17 @@ class AudioGrid:
     down_f: int = 4     # mel bins per latent
     channels: int = 8   # channels of a latent
     def __post_init__(self):
-        _check_positive(self, "hop", "mel_bins", "down_t", "down_f", "channels")
+        _check_whole(self, "hop", "mel_bins", "down_t", "down_f", "channels")
         if self.mel_bins % self.down_f:
             raise TimelineError(f"AudioGrid: {self.mel_bins} mel bins cannot be divided by {self.down_f}.")
-    @property
-    def samples(self): return self.hop*self.down_t
 
-# %% ../nbs/day00_start/02_timeline.ipynb #c6b03b0b
+# %% ../nbs/day00_start/02_timeline.ipynb #09d62722
+@patch(as_prop=True)
+def samples(self: AudioGrid) -> int:
+    "Samples per latent."
+    return self.hop*self.down_t
+
+# %% ../nbs/day00_start/02_timeline.ipynb #41bc9f24
 @dataclass(frozen=True)
 class Timeline:
     "The seconds of a clip, and every length that follows from them. Raises TimelineError on what cannot be."
@@ -87,72 +97,67 @@ class Timeline:
     audio_offset: float = 0.     # seconds from the start of the first audio latent to the start of the clip
     def __post_init__(self):
         object.__setattr__(self, "fps", as_fps(self.fps))
-        _check_positive(self, "n_frames", "sample_rate")
-        if self.video.n_frames(self.n_video_latents) != self.n_frames:
-            raise TimelineError(f"Timeline: {self.n_frames} frames do not fill whole latents; "
-                f"this video codec takes {self.video.first} + {self.video.stride}k frames.")
+        _check_whole(self, "n_frames", "sample_rate")
+        self._check()
 
-# %% ../nbs/day00_start/02_timeline.ipynb #668dcce1
+# %% ../nbs/day00_start/02_timeline.ipynb #3d1a0581
+@patch
+def _check(self: Timeline):
+    "Whole latents, some sound, and a start that is not before the source."
+    v = self.video
+    if v.n_frames(v.n_latents(self.n_frames)) != self.n_frames:
+        raise TimelineError(f"Timeline: {self.n_frames} frames do not fill whole latents; "
+                            f"this video codec takes {v.first} + {v.stride}k frames.")
+    if self.n_samples < 1: raise TimelineError(f"Timeline: shorter than one sample at {self.sample_rate} Hz.")
+    if isinstance(self.start_frame, bool) or not isinstance(self.start_frame, int) or self.start_frame < 0:
+        raise TimelineError(f"Timeline.start_frame = {self.start_frame!r}: must be a whole number of at least 0.")
+    if not (isinstance(self.audio_offset, (int, float)) and 0 <= self.audio_offset < math.inf):
+        raise TimelineError(f"Timeline.audio_offset = {self.audio_offset!r}: must be seconds, 0 or more.")
+
+# %% ../nbs/day00_start/02_timeline.ipynb #a29c7ad5
 @patch(as_prop=True)
 def seconds(self: Timeline) -> float:
     "Length of the clip, of both streams."
     return float(self.n_frames/self.fps)
 
-@patch(as_prop=True)
-def start_seconds(self: Timeline) -> float:
-    "Where in its source the clip starts."
-    return float(self.start_frame/self.fps)
-
+# %% ../nbs/day00_start/02_timeline.ipynb #af3d73fa
 @patch(as_prop=True)
 def n_samples(self: Timeline) -> int:
     "Samples of the same seconds."
     return round(self.n_frames/self.fps*self.sample_rate)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #393b0340
+# %% ../nbs/day00_start/02_timeline.ipynb #637c6dff
 @patch(as_prop=True)
-def n_video_latents(self: Timeline) -> int: return self.video.n_latents(self.n_frames)
+def n_video_latents(self: Timeline) -> int:
+    "Length T of the video latents."
+    return self.video.n_latents(self.n_frames)
 
+# %% ../nbs/day00_start/02_timeline.ipynb #880db034
 @patch(as_prop=True)
-def n_audio_latents(self: Timeline) -> int: return -(-self.n_samples//self.audio.samples)
+def n_audio_latents(self: Timeline) -> int:
+    "Length L of the audio latents; the last one may reach over the end."
+    return -(-self.n_samples//self.audio.samples)
 
+# %% ../nbs/day00_start/02_timeline.ipynb #e8bd092b
 @patch(as_prop=True)
 def n_mel(self: Timeline) -> int:
     "Mel frames, padded to whole latents."
     return self.n_audio_latents*self.audio.down_t
 
-# %% ../nbs/day00_start/02_timeline.ipynb #cdf36c16
+# %% ../nbs/day00_start/02_timeline.ipynb #907c9a78
 @patch(as_prop=True)
 def video_shape(self: Timeline) -> tuple:
     "(T, C, H, W) of the video latents."
     v = self.video
     return self.n_video_latents, v.channels, v.height//v.down, v.width//v.down
 
+# %% ../nbs/day00_start/02_timeline.ipynb #cc7100db
 @patch(as_prop=True)
 def audio_shape(self: Timeline) -> tuple:
     "(C, L, F) of the audio latents."
     return self.audio.channels, self.n_audio_latents, self.audio.mel_bins//self.audio.down_f
 
-# %% ../nbs/day00_start/02_timeline.ipynb #2ff43350
-@patch(as_prop=True)
-def audio_times(self: Timeline) -> torch.Tensor:
-    "(L,) fp32, seconds from the clip's start to the centre of each audio latent."
-    i = torch.arange(self.n_audio_latents, dtype=torch.float64)
-    return ((i + .5)*self.audio.samples/self.sample_rate - self.audio_offset).float()
-
-@patch(as_prop=True)
-def frame_times(self: Timeline) -> torch.Tensor:
-    "(n_frames,) fp32, seconds to the centre of each frame; frame i is shown from i/fps to (i + 1)/fps."
-    return ((torch.arange(self.n_frames, dtype=torch.float64) + .5)*self.fps.denominator/self.fps.numerator).float()
-
-# %% ../nbs/day00_start/02_timeline.ipynb #61da9270
-@patch(as_prop=True)
-def video_times(self: Timeline) -> torch.Tensor:
-    "(T,) fp32, seconds to the centre of the frames that each video latent covers."
-    end = self.video.first + self.video.stride*torch.arange(self.n_video_latents, dtype=torch.float64)
-    start = torch.cat([torch.zeros(1, dtype=torch.float64), end[:-1]])
-    return ((start + end)/2*self.fps.denominator/self.fps.numerator).float()
-
-# %% ../nbs/day00_start/02_timeline.ipynb #5db8d82e
+# %% ../nbs/day00_start/02_timeline.ipynb #3024fc63
 @patch(cls_method=True)
 def from_seconds(cls: Timeline,
                  seconds: float,      # the longest that the clip may be
@@ -163,56 +168,98 @@ def from_seconds(cls: Timeline,
                 ) -> Timeline:        # as many whole latents as fit into `seconds`
     "The longest clip within `seconds`. Raises TimelineError when not one latent fits."
     fps, video = as_fps(fps), video or VideoGrid()
-    if not 0 < seconds < 1e6: raise TimelineError(f"seconds: {seconds!r} is not a length of time.")
+    if not (isinstance(seconds, (int, float, Fraction)) and 0 < seconds < 1e6):
+        raise TimelineError(f"seconds = {seconds!r}: not a length of time.")
     n = video.n_frames(video.n_latents(math.floor(float(seconds*fps) + 1e-6)))
-    if n < 1: raise TimelineError(f"{seconds} s at {fps} fps: too short; this codec needs {video.first} frames.")
+    if n < 1: raise TimelineError(f"{seconds} s at {fps} fps are too short: this video codec needs {video.first} frame(s).")
     return Timeline(n, fps, sample_rate, video, audio or AudioGrid())
 
-# %% ../nbs/day00_start/02_timeline.ipynb #edf9f5eb
+# %% ../nbs/day00_start/02_timeline.ipynb #81bdfcfb
+@patch(as_prop=True)
+def audio_times(self: Timeline) -> torch.Tensor:
+    "(L,) fp32, seconds from the clip's start to the centre of each audio latent."
+    i = torch.arange(self.n_audio_latents, dtype=torch.float64)
+    return ((i + .5)*self.audio.samples/self.sample_rate - self.audio_offset).float()
+
+# %% ../nbs/day00_start/02_timeline.ipynb #d1f6869b
+@patch(as_prop=True)
+def frame_times(self: Timeline) -> torch.Tensor:
+    "(n_frames,) fp32, seconds to the centre of each frame; frame i is shown from i/fps to (i + 1)/fps."
+    return ((torch.arange(self.n_frames, dtype=torch.float64) + .5)*self.fps.denominator/self.fps.numerator).float()
+
+# %% ../nbs/day00_start/02_timeline.ipynb #e9add8eb
+@patch(as_prop=True)
+def video_times(self: Timeline) -> torch.Tensor:
+    "(T,) fp32, seconds to the centre of the frames that each video latent covers."
+    end = self.video.first + self.video.stride*torch.arange(self.n_video_latents, dtype=torch.float64)
+    start = torch.cat([torch.zeros(1, dtype=torch.float64), end[:-1]])
+    return ((start + end)/2*self.fps.denominator/self.fps.numerator).float()
+
+# %% ../nbs/day00_start/02_timeline.ipynb #52c9ba80
 @patch
 def clamp(self: Timeline,
           max_t: int|None    # most video latents; None or 0: no limit
          ) -> Timeline:      # the first seconds, of both streams
-    "Shorten the clock, never one stream of it."
-    if not max_t or max_t >= self.n_video_latents: return self
-    if max_t < 0: raise TimelineError(f"max_t: {max_t} must be 1 or more (or 0 for no limit).")
-    return replace(self, n_frames=self.video.n_frames(max_t))
+    "Shorten the clock, never one stream of it. The latents that stay are the first ones of both."
+    if not max_t: return self
+    if max_t < 0: raise TimelineError(f"max_t = {max_t}: must be 1 or more (or 0 for no limit).")
+    return replace(self, n_frames=self.video.n_frames(min(max_t, self.n_video_latents)))
 
-# %% ../nbs/day00_start/02_timeline.ipynb #dc2d767d
+# %% ../nbs/day00_start/02_timeline.ipynb #4ec26567
+@patch
+def _cut_audio(self: Timeline, f0, n):
+    "First audio latent of `n` that start at frame `f0`, and the exact seconds left over."
+    step = Fraction(self.audio.samples, self.sample_rate)
+    start = f0/self.fps + Fraction(self.audio_offset).limit_denominator(10**7)
+    a0 = min(start//step, self.n_audio_latents - n)
+    return a0, float(start - a0*step)
+
+# %% ../nbs/day00_start/02_timeline.ipynb #c61d3ea0
 @patch
 def crop(self: Timeline,
          first_latent: int,  # first video latent of the crop
          n_latents: int      # video latents in the crop
-        ) -> tuple:          # (Timeline of the crop, slice of video latents, slice of audio latents)
-    "Cut both streams at a video frame; the audio positions keep what is left over to the audio latent before."
+        ) -> tuple:          # (Timeline of the crop, slice of the video latents, slice of the audio latents)
+    "Cut both streams at a video frame; audio positions keep what is left over. Raises TimelineError outside the clip."
     end = first_latent + n_latents
     if first_latent < 0 or n_latents < 1 or end > self.n_video_latents:
-        raise TimelineError(f"crop: latents {first_latent} ... {end} are outside 0 ... {self.n_video_latents}.")
+        raise TimelineError(f"crop: latents {first_latent} ... {end} of a clip with {self.n_video_latents}.")
     f0 = self.video.n_frames(first_latent)
-    v = self.video if first_latent == 0 else replace(self.video, first=self.video.stride)
+    v = replace(self.video, first=self.video.stride) if first_latent else self.video
     cut = replace(self, n_frames=v.n_frames(n_latents), video=v, start_frame=self.start_frame + f0)
-    step = Fraction(self.audio.samples, self.sample_rate)
-    start = f0/self.fps + Fraction(self.audio_offset).limit_denominator(10**7)
-    a0 = min(start//step, self.n_audio_latents - cut.n_audio_latents)
-    cut = replace(cut, audio_offset=float(start - a0*step))
-    return cut, slice(first_latent, end), slice(a0, a0 + cut.n_audio_latents)
+    a0, offset = self._cut_audio(f0, cut.n_audio_latents)
+    return replace(cut, audio_offset=offset), slice(first_latent, end), slice(a0, a0 + cut.n_audio_latents)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #2e2c735e
+# %% ../nbs/day00_start/02_timeline.ipynb #bf5f3f2e
+@patch(as_prop=True)
+def start_seconds(self: Timeline) -> float:
+    "Where in its source the clip starts."
+    return float(self.start_frame/self.fps)
+
+# %% ../nbs/day00_start/02_timeline.ipynb #fa8db0ea
+@patch(as_prop=True)
+def sample_slice(self: Timeline) -> slice:
+    "The clip's samples in the wave of its source."
+    first = round(self.start_frame/self.fps*self.sample_rate)
+    return slice(first, first + self.n_samples)
+
+# %% ../nbs/day00_start/02_timeline.ipynb #3a24a0c1
 @patch
 def to_dict(self: Timeline) -> dict:
     "For JSON; the frame rate is text, so that it stays exact."
     return asdict(self) | {"fps": str(self.fps)}
 
+# %% ../nbs/day00_start/02_timeline.ipynb #d6a87286
 @patch(cls_method=True)
 def from_dict(cls: Timeline, d: dict) -> Timeline:
     "Back from `to_dict`. Raises TimelineError on a dictionary that is none."
     try: return Timeline(**d | {"video": VideoGrid(**d.get("video", {})), "audio": AudioGrid(**d.get("audio", {}))})
     except (TypeError, AttributeError) as e: raise TimelineError(f"not a timeline: {e}.") from None
 
-# %% ../nbs/day00_start/02_timeline.ipynb #c02fdfbf
+# %% ../nbs/day00_start/02_timeline.ipynb #af3476e7
 @patch
 def describe(self: Timeline) -> str:
     "One line for logs."
-    s = "x".join(map(str, self.video_shape)), "x".join(map(str, self.audio_shape))
+    v, a = ("x".join(map(str, s)) for s in (self.video_shape, self.audio_shape))
     return (f"{self.seconds:.3f} s: {self.n_frames} frames at {self.fps} fps, {self.n_samples} samples at "
-            f"{self.sample_rate} Hz; video latents {s[0]}, audio latents {s[1]}")
+            f"{self.sample_rate} Hz; video latents {v}, audio latents {a}")
