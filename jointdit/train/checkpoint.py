@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['FOLDERS', 'run_folder', 'ckpt_path', 'step_of', 'CheckpointInfo', 'header_text', 'tensor_bytes', 'write_checkpoint',
            'checkpoints', 'latest', 'prune', 'newest_run', 'find_checkpoint', 'read_state', 'read_weights', 'read_info',
-           'differences', 'check_architecture', 'check_knobs', 'fill_model', 'load_model']
+           'differences', 'check_architecture', 'check_data', 'check_knobs', 'fill_model', 'load_model']
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #41307bde
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #6f1065ff
 import json, re, shutil, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from ..core import CheckpointError, JointDiTError, file_hash, is_disk_full, write_atomic
 from ..model.joint import ModelSettings, build_model
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #65549912
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f8338328
 FOLDERS = {"A": "day05_stage_a", "B": "day07_stage_b"}
 
 def run_folder(
@@ -39,7 +39,7 @@ def step_of(path) -> int:
     found = re.fullmatch(r"ckpt_step_(\d+)\.(pt|safetensors)", Path(path).name)
     return int(found[1]) if found else -1
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f5e9eaa4
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #facb5e4c
 @dataclass
 class CheckpointInfo:
     "What a checkpoint says about itself."
@@ -55,7 +55,7 @@ class CheckpointInfo:
     @property
     def hash(self): return file_hash(self.path)[:16]
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #309997c6
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #1a6995e4
 def header_text(
     stage: str,
     step: int,
@@ -73,7 +73,7 @@ def _info(text, path):
     said = json.loads(text)
     return CheckpointInfo(Path(path), **{k: v for k, v in said.items() if k != "format"})
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #de979ee2
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #135ee132
 def tensor_bytes(tree) -> int:
     "Bytes of all tensors in nested dicts and lists."
     if torch.is_tensor(tree): return tree.numel() * tree.element_size()
@@ -81,7 +81,7 @@ def tensor_bytes(tree) -> int:
     if isinstance(tree, (list, tuple)): return sum(map(tensor_bytes, tree))
     return 0
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #7a85210d
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #1acd9cad
 def _full(path, need):
     last = latest(Path(path).parent)
     kept = f"The last good checkpoint is {last}." if last else "No checkpoint of this run exists yet."
@@ -98,7 +98,7 @@ def _write(path, need, writer):
         if any(is_disk_full(c) for c in causes) or "PytorchStreamWriter" in str(e): raise _full(path, need) from e
         raise
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #171a2991
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #d13a649a
 def write_checkpoint(
     folder,          # folder of the run
     step: int,
@@ -115,7 +115,7 @@ def write_checkpoint(
     prune(folder, keep_last_n)
     return path
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #fe0c2775
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #59783f1c
 def checkpoints(folder) -> list:
     "Training states in a folder, by step."
     return sorted((p for p in Path(folder).glob("ckpt_step_*.pt") if step_of(p) >= 0), key=step_of)
@@ -132,7 +132,7 @@ def prune(folder, keep_last_n: int):
     for p in Path(folder).glob("ckpt_step_*.safetensors"):
         if not p.with_suffix(".pt").exists() and checkpoints(folder): p.unlink()
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #3b5eecaf
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #6a0e3eb3
 def newest_run(
     stage: str,          # "A" or "B"
     root="checkpoints",
@@ -142,7 +142,7 @@ def newest_run(
     found = [c for c in map(latest, runs) if c]
     return max(found, key=lambda p: p.stat().st_mtime_ns, default=None)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #d429e82c
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #ff93dc45
 def find_checkpoint(path) -> Path:
     "The file that a path means: itself, or the last checkpoint of a folder. Raises CheckpointError."
     path = Path(path).expanduser()
@@ -154,7 +154,7 @@ def find_checkpoint(path) -> Path:
     raise CheckpointError(f"{path}: there is no such checkpoint. " + (f"In its folder: {', '.join(near)}." if near else
                           "Train one with scripts/train/train_stage_a.py, or give the path of another."))
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #1625b527
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #c1851f12
 def read_state(path) -> dict:
     "The whole training state of a `.pt`, on the CPU. Raises CheckpointError for a broken file or one of another make."
     path = find_checkpoint(path)
@@ -167,7 +167,7 @@ def read_state(path) -> dict:
         raise CheckpointError(f"{path}: not a JointDiT checkpoint (no header).")
     return state
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #b89bc2eb
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #ba48139f
 def _read_safetensors(path):
     try:
         with safe_open(path, "pt") as f: text = (f.metadata() or {}).get("jointdit")
@@ -185,7 +185,7 @@ def read_weights(path):
         text, weights = state["header"], {**state["model"], **state["ema"]}
     return _info(text, path), weights
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #05f6afef
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #48e56c4c
 def read_info(path) -> CheckpointInfo:
     "Only the header of a checkpoint (quick, if its `.safetensors` lies beside it)."
     path = find_checkpoint(path)
@@ -195,7 +195,7 @@ def read_info(path) -> CheckpointInfo:
         with safe_open(beside, "pt") as f: return _info(f.metadata()["jointdit"], path)
     except Exception as e: raise CheckpointError(f"{beside}: cannot be read as a JointDiT checkpoint ({e}).") from e
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #796e7a7c
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #e75e1768
 def differences(
     a: dict,  # nested settings
     b: dict,
@@ -211,16 +211,29 @@ def differences(
 
 def _plain(x): return json.loads(json.dumps(x, default=str))
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #c6480162
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #9fdf8393
 def check_architecture(
     info: CheckpointInfo,
     wanted: dict,  # ModelSettings that the run's YAML asks for
 ):
     "Raise CheckpointError, naming the settings, if a checkpoint is of another architecture."
-    if diff := differences(info.model, wanted):
+    free = ("checkpointing",)  # may differ: it changes memory, not the weights
+    if diff := {k: v for k, v in differences(info.model, wanted).items() if k not in free}:
         said = ", ".join(f"{k} is {a} in the checkpoint and {b} in the settings" for k, (a, b) in diff.items())
         raise CheckpointError(f"{info.path}: this checkpoint is of another architecture: {said}. Use its settings, give "
                               "another --ckpt-suffix, or start over with --no-resume.")
+
+def check_data(
+    info: CheckpointInfo,
+    about: dict,  # what the cache of now says: {"recipe": ...}
+):
+    "Raise CheckpointError if the cache was made with other codecs or encoders than those of the checkpoint."
+    then, now = info.data.get("recipe", {}), about.get("recipe", {})
+    keys = ("video_codec", "audio_codec", "text_encoder", "image_encoder")
+    if diff := [k for k in keys if then.get(k) and now.get(k) and then[k] != now[k]]:
+        said = ", ".join(f"{k} {then[k]} then, {now[k]} now" for k in diff)
+        raise CheckpointError(f"{info.path}: it was trained on a cache of other latents ({said}). Make the cache with the same "
+                              "assets, or train anew with another --ckpt-suffix.")
 
 def check_knobs(
     info: CheckpointInfo,
@@ -233,7 +246,7 @@ def check_knobs(
     warnings.warn(said, stacklevel=2)
     return [said]
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #afe324f5
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #1aeb5082
 def fill_model(model, weights: dict, info: CheckpointInfo):
     "Load weights into a model; raises CheckpointError if names or shapes differ."
     have = {k: tuple(v.shape) for k, v in model.state_dict().items()}
@@ -245,7 +258,7 @@ def fill_model(model, weights: dict, info: CheckpointInfo):
     model.load_state_dict(weights)
     return model
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #6698bd6e
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #d2be7e08
 def load_model(
     path,           # .pt, .safetensors, or a folder of a run
     device="cpu",
