@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['time_features', 'Conditions', 'ConditionEncoder']
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #31c8acad
+# %% ../../nbs/day04_joint/00_conditions.ipynb #aca877ab
 import math
 from dataclasses import dataclass, field
 import torch
@@ -14,7 +14,7 @@ from ..core import Context, ModelError
 from .expert import ModelSettings
 from .positions import STREAMS
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #ac80db75
+# %% ../../nbs/day04_joint/00_conditions.ipynb #dd04c826
 def time_features(
     t: torch.Tensor,     # (...,) noise times in [0, 1]
     n: int = 128,        # features, even
@@ -25,14 +25,14 @@ def time_features(
     a = fastest * t.float()[..., None] * f
     return torch.cat([a.cos(), a.sin()], -1)
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #120a7899
+# %% ../../nbs/day04_joint/00_conditions.ipynb #25b9bb95
 @dataclass
 class Conditions:
     "What the blocks get besides the streams' own tokens."
     tokens: torch.Tensor  # (B, n_text + n_image, token_width)
     vec: dict             # stream -> (B, K, cond_width): time and pooled conditions
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #225e53cc
+# %% ../../nbs/day04_joint/00_conditions.ipynb #ff64b520
 class ConditionEncoder(nn.Module):
     "Text, image and noise times to condition tokens and modulation vectors, with learned nulls for what is absent."
     def __init__(self, s: ModelSettings):
@@ -46,7 +46,7 @@ class ConditionEncoder(nn.Module):
         time = lambda: nn.Sequential(nn.Linear(128, s.cond_width), nn.SiLU(), nn.Linear(s.cond_width, s.cond_width))
         self.time = nn.ModuleDict({k: time() for k in STREAMS})
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #6008295d
+# %% ../../nbs/day04_joint/00_conditions.ipynb #1030718e
 def _drops(drop, B, device):
     if drop is None: return torch.zeros(B, dtype=torch.bool, device=device)
     drop = torch.as_tensor(drop, device=device)
@@ -66,7 +66,7 @@ def _fit(self: ConditionEncoder, ctx, kind):
     if mask[:, n:].any(): raise ModelError(f"{kind} condition: expected at most {n} real tokens (n_{kind}), got {int(mask.sum(1).max())}")
     return tokens[:, :n], mask[:, :n]
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #1a4af884
+# %% ../../nbs/day04_joint/00_conditions.ipynb #f15dfb22
 @patch
 def _one(self: ConditionEncoder, kind, ctx, drop, B):
     "Tokens (B, n, width) and pooled vector (B, cond_width) of one kind of condition."

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['JointDiT', 'build_model', 'ModelSettings']
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #3eb31572
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #072d5b76
 from collections import OrderedDict
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from .positions import STREAMS
 
 _all_ = ["ModelSettings"]
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #e3e09b8f
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #6fc4611d
 class JointDiT(nn.Module):
     "Two experts in lock-step, a joint block after each of their steps."
     def __init__(self, settings: ModelSettings, knobs: Knobs|None = None):
@@ -34,7 +34,7 @@ class JointDiT(nn.Module):
 
     def expert(self, name): return getattr(self, name)
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #a9dbfb59
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #f68d6f5b
 def _check(name, x, t, channels, axis, ndim):
     shape = tuple(x.shape)
     what = "(B, T, C, H, W)" if ndim == 5 else "(B, C, L, F)"
@@ -53,7 +53,7 @@ def _iso(mode, B, device):
     if mode.shape != (B,) or mode.dtype != torch.bool: raise ModelError(f"mode must be ({B},) bool, got {tuple(mode.shape)} {mode.dtype}")
     return mode
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #ce4e3769
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #5a019c4e
 @patch
 def _inputs(self: JointDiT, x_v, x_a, t_v, t_a):
     "The streams that are there, checked: stream -> (x, t)."
@@ -74,7 +74,7 @@ def _view(self: JointDiT, name, x, clock):
         while len(self._views) > 16: self._views.popitem(last=False)
     return self._views[key]
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #dc748433
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #4b859036
 def _take(i, x): return None if x is None else x.index(i) if isinstance(x, Context) else torch.as_tensor(x).to(i.device)[i]
 
 @patch
@@ -104,7 +104,7 @@ def forward(
     if order is not None: out = {k: v[torch.argsort(order)] for k, v in out.items()}
     return out.get("video"), out.get("audio")
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #fd1f90d8
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #93b08079
 @patch
 def _run(self: JointDiT, given, clock, conditions, n_full):
     "The lock-step loop on a batch whose first n_full samples are full and whose others are iso."
@@ -122,7 +122,7 @@ def _block(self: JointDiT, i, states, cond, views, n_full):
     deltas = self.joint[i](tokens, cond.vec, cond.tokens, views, n_full, self.knobs)
     return {k: self.expert(k).add(s, deltas[k]) for k, s in states.items()}
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #01ef5339
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #d896517c
 @patch
 def param_groups_named(self: JointDiT) -> dict:
     "Every parameter's name in exactly one group: joint, cond, and in, blocks, out of each expert."
@@ -133,7 +133,7 @@ def param_groups_named(self: JointDiT) -> dict:
         groups[top if top in ("joint", "cond") else f"{top}.{part[sub]}"].append(name)
     return groups
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #a8d7dd7d
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #b6c37d0e
 def build_model(
     settings: ModelSettings|dict,  # shapes of the weights
     knobs: Knobs|None = None,      # memory knobs

@@ -2,9 +2,10 @@
 
 # %% auto #0
 __all__ = ['VIDEO', 'AUDIO', 'TEXT', 'IMAGE', 'STREAMS', 'PERIODS', 'Layout', 'grid_layout', 'stream_layout', 'condition_layout',
-           'cat_layouts', 'pool_layout', 'sees', 'rotary_split', 'rotary_frequencies', 'rotary_table', 'rotate']
+           'cat_layouts', 'pool_layout', 'sees', 'rotary_split', 'rotary_frequencies', 'rotary_table', 'rotate',
+           'SplitHeads']
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #0100a27f
+# %% ../../nbs/day03_experts/01_positions.ipynb #3b8d2d29
 import math
 from dataclasses import dataclass, replace
 import torch
@@ -12,7 +13,7 @@ from ..core import ModelError
 from ..timeline import Timeline
 from .attention import pool_factors, pool_matrix
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #c9cff1cb
+# %% ../../nbs/day03_experts/01_positions.ipynb #601159a5
 VIDEO, AUDIO, TEXT, IMAGE = 0, 1, 2, 3
 STREAMS = ("video", "audio")
 
@@ -29,7 +30,7 @@ class Layout:
     @property
     def seconds(self): return self.place[:, 0]
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #bab3c13f
+# %% ../../nbs/day03_experts/01_positions.ipynb #6ce18c50
 def grid_layout(stream, times, ys, xs, freqs, grid):
     "Layout of one stream from its axes, in the order time, row, column."
     t, a, b = torch.meshgrid(times, ys if stream == VIDEO else freqs, xs, indexing='ij')
@@ -72,7 +73,7 @@ def cat_layouts(layouts):
     f = lambda name: torch.cat([getattr(l, name) for l in layouts])
     return Layout(f('stream'), f('place'), f('segment'), f('clean'))
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #7d92d7f7
+# %% ../../nbs/day03_experts/01_positions.ipynb #4b5892f5
 def pool_layout(
     layout: Layout,   # one stream's layout
     factor: int,      # the knob kv_downsample
@@ -86,7 +87,7 @@ def pool_layout(
     return Layout(layout.stream[first], p @ layout.place, layout.segment[first], layout.clean[first], grid,
                   layout.step * factors[0]), p
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #1d4e5aca
+# %% ../../nbs/day03_experts/01_positions.ipynb #94228c6e
 def sees(
     q: Layout,                  # (N,) who looks
     k: Layout,                  # (M,) who is looked at
@@ -106,7 +107,7 @@ def sees(
         ok &= own | (row('clean') & (row('segment') < col('segment')))
     return ok | (row('stream') >= TEXT)
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #3aa236ad
+# %% ../../nbs/day03_experts/01_positions.ipynb #974a9392
 def rotary_split(head_dim: int) -> tuple:
     "How many pairs of a head turn with seconds, y, x and mel bin."
     pairs = head_dim // 2
@@ -125,7 +126,7 @@ def rotary_frequencies(
 
 PERIODS = ((0.16, 64.), (4., 128.), (4., 128.), (4., 128.))  # seconds; latent rows, columns, mel bins
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #5bbfe2b4
+# %% ../../nbs/day03_experts/01_positions.ipynb #ada1a64d
 def rotary_table(
     place: torch.Tensor,  # (N, 4) fp32
     head_dim: int,
@@ -144,3 +145,46 @@ def rotate(
     cos, sin = table
     a, b = x.float().chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+
+# %% ../../nbs/day03_experts/01_positions.ipynb #d291b810
+def _turn(x, cos, sin, sign):
+    "x times cosine, plus the other half times sine: sign 1 turns forward, -1 back."
+    h, out = x.shape[-1] // 2, x * cos
+    out[..., :h].addcmul_(x[..., h:], sin[..., :h], value=-sign)
+    out[..., h:].addcmul_(x[..., :h], sin[..., h:], value=sign)
+    return out
+
+def _rms_rotate(x, w, cos, sin):
+    "Root-mean-square norm, scale and turn in one: the scale w is folded into the tables."
+    r = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).float().square_() / x.shape[-1] + 1e-6).rsqrt_().to(x.dtype)
+    z, w = torch.mul(x, r, out=x.new_empty(x.shape)), w.to(x.dtype)
+    return z, r, (z * w if cos is None else _turn(z, cos * w, sin * w.roll(len(w) // 2), 1))
+
+def _rms_rotate_back(g, z, r, w, cos, sin, out):
+    "Gradient of `_rms_rotate` by x, written into `out`; returns the gradient by w."
+    if cos is not None: g = _turn(g, cos, sin, -1)
+    p, wd = g * z, w.to(g.dtype)
+    mean = (p @ wd[:, None]).div_(len(w))
+    torch.mul((g * wd).addcmul_(z, mean, value=-1), r, out=out)
+    return p.sum((0, 1, 2)).to(w.dtype)
+
+# %% ../../nbs/day03_experts/01_positions.ipynb #f7083e4b
+class SplitHeads(torch.autograd.Function):
+    "A linear's output (B, N, parts*H*d) to contiguous heads (B, H, N, d); all parts but the last are normalised and turned."
+    @staticmethod
+    def forward(ctx, y, heads, table, *scales):
+        x = y.view(*y.shape[:2], len(scales) + 1, heads, -1).permute(2, 0, 3, 1, 4)
+        cos, sin = (None, None) if table is None else [torch.cat([t, t], 1).to(y.dtype) for t in table]
+        done = [_rms_rotate(part, w, cos, sin) for part, w in zip(x, scales)]
+        ctx.save_for_backward(cos, sin, *scales, *(t for z, r, _ in done for t in (z, r)))
+        return *(out for _, _, out in done), x[-1].contiguous()
+    @staticmethod
+    def backward(ctx, *grads):
+        cos, sin, *rest = ctx.saved_tensors
+        n, (B, H, N, d) = len(grads) - 1, grads[-1].shape
+        out = grads[-1].new_empty(B, N, n + 1, H, d)
+        parts = out.permute(2, 0, 3, 1, 4)
+        parts[-1].copy_(grads[-1])
+        saved = zip(grads, rest[n::2], rest[n + 1::2], rest[:n])
+        scales = [_rms_rotate_back(g, z, r, w, cos, sin, parts[i]) for i, (g, z, r, w) in enumerate(saved)]
+        return out.view(B, N, -1), None, None, *scales
