@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Track', 'MediaInfo', 'opened', 'why', 'probe', 'resize_center_crop', 'read_image']
 
-# %% ../../nbs/day02_cache/00_files.ipynb #1aa6a95e
+# %% ../../nbs/day02_cache/00_files.ipynb #2ce970e6
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 
 from ..core import MediaError
 
-# %% ../../nbs/day02_cache/00_files.ipynb #06a5fd12
+# %% ../../nbs/day02_cache/00_files.ipynb #b0bb8c2a
 @dataclass(frozen=True)
 class Track:
     "One stream of a file, with the seconds that it truly covers."
@@ -29,7 +29,7 @@ class Track:
     aspect: float = 1.0   # width of a pixel / its height
     channels: int = 0     # of sound
 
-# %% ../../nbs/day02_cache/00_files.ipynb #4ba39de0
+# %% ../../nbs/day02_cache/00_files.ipynb #8fc7a448
 @dataclass(frozen=True)
 class MediaInfo:
     "What a file holds: at most one picture track and one sound track, by a fixed rule."
@@ -53,7 +53,7 @@ class MediaInfo:
     @property
     def duration(self) -> float: return max(t.end for t in (self.picture, self.sound) if t)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #acb12270
+# %% ../../nbs/day02_cache/00_files.ipynb #e1d1eb86
 def _pick(container):
     "Picture: not a cover image, default first, then the largest. Sound: default first, then the highest rate."
     def default(s): return bool(s.disposition & av.stream.Disposition.default)
@@ -64,7 +64,7 @@ def _pick(container):
     a = max(sounds, key=lambda s: (default(s), s.rate or 0, -s.index), default=None)
     return v, a
 
-# %% ../../nbs/day02_cache/00_files.ipynb #9d845287
+# %% ../../nbs/day02_cache/00_files.ipynb #1d0198cc
 def _scan(container, streams):
     "Read the packets without decoding them: stream index -> [first second, last second, count]."
     found = {}
@@ -76,7 +76,7 @@ def _scan(container, streams):
         seen[:3] = min(seen[0], t), max(seen[1], t + seen[3]), seen[2] + 1
     return found
 
-# %% ../../nbs/day02_cache/00_files.ipynb #f0033328
+# %% ../../nbs/day02_cache/00_files.ipynb #5944933e
 def _track(s, seen, origin):
     "A stream and what `_scan` saw of it, as a `Track`."
     declared = float(s.duration * s.time_base + (s.start_time or 0) * s.time_base) if s.duration else 0.
@@ -86,7 +86,7 @@ def _track(s, seen, origin):
                  float((s.average_rate if video else s.rate) or 0), seen[2],
                  s.width if video else 0, s.height if video else 0, aspect or 1., 0 if video else s.channels)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #dc512991
+# %% ../../nbs/day02_cache/00_files.ipynb #ca636a9e
 def opened(path):
     "Open a file for reading; every way in which that fails is a `MediaError` that names it."
     path = Path(path)
@@ -98,7 +98,7 @@ def opened(path):
 
 def why(e): return getattr(e, "strerror", None) or str(e)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #65420408
+# %% ../../nbs/day02_cache/00_files.ipynb #eabc766d
 def probe(
     path,               # any file that FFmpeg reads
 ) -> MediaInfo:
@@ -116,7 +116,7 @@ def probe(
     _whole(info)
     return info
 
-# %% ../../nbs/day02_cache/00_files.ipynb #d25031e1
+# %% ../../nbs/day02_cache/00_files.ipynb #13914e7e
 def _whole(info):
     "Refuse a file whose header promises clearly more than its data holds."
     for t in (info.picture, info.sound):
@@ -124,7 +124,7 @@ def _whole(info):
             raise MediaError(f"{info.path}: cut short: its header promises {t.declared:.2f} s of {t.codec}, "
                              f"its data ends at {t.end:.2f} s. Copy or download it again.")
 
-# %% ../../nbs/day02_cache/00_files.ipynb #1f32c395
+# %% ../../nbs/day02_cache/00_files.ipynb #a19c1ddd
 def resize_center_crop(
     frames: np.ndarray,  # (T, H, W, 3) uint8
     height: int,         # pixels wanted
@@ -142,7 +142,7 @@ def resize_center_crop(
     x = torch.nn.functional.interpolate(x.float(), (height, width), mode="bilinear", antialias=True)
     return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
-# %% ../../nbs/day02_cache/00_files.ipynb #013b4228
+# %% ../../nbs/day02_cache/00_files.ipynb #8cec662a
 def read_image(
     path,               # PNG, JPEG, ...
     height: int = 0,    # pixels; 0 keeps the file's own

@@ -4,7 +4,7 @@
 __all__ = ['read_frames', 'read_wave', 'read_clip', 'write_video', 'write_wav', 'loudest_db', 'MediaInfo', 'Track', 'probe',
            'read_image', 'resize_center_crop']
 
-# %% ../../nbs/day02_cache/01_media.ipynb #b2efe688
+# %% ../../nbs/day02_cache/01_media.ipynb #01652e53
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +19,7 @@ from .files import MediaInfo, Track, opened, why, probe, read_image, resize_cent
 
 _all_ = ["MediaInfo", "Track", "probe", "read_image", "resize_center_crop"]
 
-# %% ../../nbs/day02_cache/01_media.ipynb #55a079cd
+# %% ../../nbs/day02_cache/01_media.ipynb #bf8e0dc0
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 def _rgb(frame, height, width, aspect):
@@ -31,7 +31,7 @@ def _rgb(frame, height, width, aspect):
     if turns % 2: aspect = 1 / aspect
     return resize_center_crop(x[None], height or x.shape[0], width or x.shape[1], aspect)[0]
 
-# %% ../../nbs/day02_cache/01_media.ipynb #bd086347
+# %% ../../nbs/day02_cache/01_media.ipynb #9369ffa2
 def _decode(info, track, start, end):
     "Yield (seconds, frame) of one track from at or before `start` until past `end`; exact in long files, and fast."
     for back in (0., 10., math.inf):
@@ -49,13 +49,13 @@ def _decode(info, track, start, end):
                 if t > end: return
             if done or not seek: return
 
-# %% ../../nbs/day02_cache/01_media.ipynb #f4ef838a
+# %% ../../nbs/day02_cache/01_media.ipynb #d0ec6e7c
 def _guarded(frames, path):
     "Pass frames on; a decoding error becomes a `MediaError`."
     try: yield from frames
     except av.FFmpegError as e: raise MediaError(f"{path}: cannot be decoded ({why(e)}): the file is damaged.") from e
 
-# %% ../../nbs/day02_cache/01_media.ipynb #4e7831ee
+# %% ../../nbs/day02_cache/01_media.ipynb #9cf2e14a
 def read_frames(
     info: MediaInfo,    # from `probe`
     times,              # seconds at which to look, rising
@@ -76,7 +76,7 @@ def read_frames(
     while len(out) < len(times): take()
     return np.stack(out)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #99413766
+# %% ../../nbs/day02_cache/01_media.ipynb #1a86ee66
 _WEIGHT = {"LFE": 0., "LFE2": 0., "FC": 1.414, **dict.fromkeys(["FL", "FR"], 1.)}
 
 def _mono(x, names):
@@ -85,7 +85,7 @@ def _mono(x, names):
     if len(names) < 3 or not w.sum() or "FL" not in names: w[:] = 1
     return (w / w.sum()) @ x
 
-# %% ../../nbs/day02_cache/01_media.ipynb #59595621
+# %% ../../nbs/day02_cache/01_media.ipynb #4afd005c
 def _samples(frame):
     "An audio frame of any format as (channels, n) float32 in [-1, 1]."
     x = frame.to_ndarray()
@@ -94,7 +94,7 @@ def _samples(frame):
     n = len(frame.layout.channels)
     return x.astype(np.float32).reshape(-1, n).T if x.shape[0] != n else x.astype(np.float32)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #13536915
+# %% ../../nbs/day02_cache/01_media.ipynb #9b837b29
 def _resample(x, rate, new):
     "Mono float32 from one rate to another with FFmpeg's own resampler, in place in time."
     if rate == new: return x
@@ -103,7 +103,7 @@ def _resample(x, rate, new):
     f.sample_rate = rate
     return np.concatenate([g.to_ndarray()[0] for g in [*r.resample(f), *r.resample(None)]])
 
-# %% ../../nbs/day02_cache/01_media.ipynb #d7e243c1
+# %% ../../nbs/day02_cache/01_media.ipynb #fbc298e8
 def read_wave(
     info: MediaInfo,        # from `probe`
     start: float,           # seconds
@@ -129,7 +129,7 @@ def read_wave(
     out = _resample(buf, rate, sample_rate)[lead * sample_rate:][:n_samples]
     return np.pad(out, (0, n_samples - len(out)))
 
-# %% ../../nbs/day02_cache/01_media.ipynb #95d2e484
+# %% ../../nbs/day02_cache/01_media.ipynb #5266d46b
 def read_clip(
     path,               # file, or a `MediaInfo` of it
     start: float,       # seconds where the clip begins
@@ -146,7 +146,7 @@ def read_clip(
     a = read_wave(info, start, timeline.n_samples, timeline.sample_rate) if info.sound else None
     return v, a
 
-# %% ../../nbs/day02_cache/01_media.ipynb #9f8b087e
+# %% ../../nbs/day02_cache/01_media.ipynb #c03643d9
 def _even(frames):
     "Repeat the last row or column of an odd picture: 4:2:0 colour needs even sides."
     return np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
@@ -156,14 +156,14 @@ def _check_frames(path, frames):
         what = "nothing" if frames is None else f"{frames.dtype} {frames.shape}"
         raise MediaError(f"{path}: frames must be uint8 of shape (T, H, W, 3), T >= 1; got {what}.")
 
-# %% ../../nbs/day02_cache/01_media.ipynb #72be66e6
+# %% ../../nbs/day02_cache/01_media.ipynb #972d5cfb
 def _check_wave(path, wave):
     wave = np.asarray(wave.cpu() if isinstance(wave, torch.Tensor) else wave, np.float32)
     if wave.ndim != 1 or not wave.size: raise MediaError(f"{path}: a wave must have shape (samples,); got {wave.shape}.")
     if not np.isfinite(wave).all(): raise MediaError(f"{path}: the wave holds NaN or infinite samples.")
     return wave.clip(-1, 1)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #cd7d1660
+# %% ../../nbs/day02_cache/01_media.ipynb #59c31ac0
 def _mux_video(c, s, frames):
     for i, x in enumerate(frames):
         f = av.VideoFrame.from_ndarray(np.ascontiguousarray(x), format="rgb24")
@@ -179,7 +179,7 @@ def _mux_audio(c, s, wave, rate):
         c.mux(s.encode(f))
     c.mux(s.encode(None))
 
-# %% ../../nbs/day02_cache/01_media.ipynb #36a6104d
+# %% ../../nbs/day02_cache/01_media.ipynb #7e71ed12
 def write_video(
     path,                   # .mp4
     frames: np.ndarray,     # (T, H, W, 3) uint8
@@ -203,7 +203,7 @@ def write_video(
     finally: tmp.unlink(missing_ok=True)
     return path
 
-# %% ../../nbs/day02_cache/01_media.ipynb #c5c37ab6
+# %% ../../nbs/day02_cache/01_media.ipynb #0dc79b7a
 def _mux(c, frames, fps, wave, rate, options):
     v = c.add_stream("libx264", rate=fps, options={**options, "bf": "0", "threads": "1"})
     v.height, v.width = frames.shape[1:3]
@@ -214,7 +214,7 @@ def _mux(c, frames, fps, wave, rate, options):
     _mux_video(c, v, frames)
     if a: _mux_audio(c, a, wave, rate)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #d0b34e31
+# %% ../../nbs/day02_cache/01_media.ipynb #d5c5cfd4
 def write_wav(path, wave, sample_rate: int = 16000) -> Path:
     "Write (samples,) float32 as a 16-bit WAV."
     import soundfile as sf
@@ -223,7 +223,7 @@ def write_wav(path, wave, sample_rate: int = 16000) -> Path:
     sf.write(str(path), wave, sample_rate, subtype="PCM_16")
     return path
 
-# %% ../../nbs/day02_cache/01_media.ipynb #aa588be4
+# %% ../../nbs/day02_cache/01_media.ipynb #c1e7e78e
 def loudest_db(
     wave: np.ndarray,       # (samples,) float32
     sample_rate: int = 16000,
