@@ -6,7 +6,7 @@ __all__ = ['JointDiTError', 'SettingsError', 'TimelineError', 'MediaError', 'Ass
            'save_json', 'load_json', 'file_hash', 'folder_fingerprint', 'derive_seed', 'named_rng', 'Context',
            'toy_path', 'progress']
 
-# %% ../nbs/day00_start/00_core.ipynb #ac5e90f1
+# %% ../nbs/day00_start/00_core.ipynb #ae3f5994
 import errno, hashlib, importlib.resources, json, math, os, shutil, sys, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from tqdm import tqdm
 
-# %% ../nbs/day00_start/00_core.ipynb #c25a16a1
+# %% ../nbs/day00_start/00_core.ipynb #12a41d5e
 class JointDiTError(Exception):
     "Something that a user can put right: the message names it, what was expected, and the way out."
 class SettingsError(JointDiTError): "A wrong key, type or value in a YAML file, an environment variable or on the command line."
@@ -30,7 +30,7 @@ class ModelError(JointDiTError): "A model or a call of it that does not fit toge
 class TrainError(JointDiTError): "Training that cannot go on."
 class SampleError(JointDiTError): "A request to the sampler that cannot be met."
 
-# %% ../nbs/day00_start/00_core.ipynb #df235608
+# %% ../nbs/day00_start/00_core.ipynb #735f5913
 def is_disk_full(e: BaseException,  # the error as it was raised
                  folder=None        # where something was being written
                 ) -> bool:          # True also for libraries that say it in their own words
@@ -40,7 +40,7 @@ def is_disk_full(e: BaseException,  # the error as it was raised
     vague = isinstance(e, (RuntimeError, OSError)) and folder is not None
     return vague and shutil.disk_usage(folder).free < 2**20
 
-# %% ../nbs/day00_start/00_core.ipynb #f5b600c6
+# %% ../nbs/day00_start/00_core.ipynb #a9b55a51
 def explain(e: BaseException  # an error of any kind
            ) -> str|None:     # one paragraph, or None for an error that is a bug of ours
     "The paragraph that a user reads instead of a traceback."
@@ -54,7 +54,7 @@ def explain(e: BaseException  # an error of any kind
                 "or shorten the clip with JOINTDIT_MAX_T.")
     if isinstance(e, OSError) and e.filename: return f"{e.filename}: {e.strerror}."
 
-# %% ../nbs/day00_start/00_core.ipynb #aad531eb
+# %% ../nbs/day00_start/00_core.ipynb #21cf1656
 @contextmanager
 def user_errors():
     "For scripts: an error that the user can mend becomes one paragraph and exit status 2; Ctrl-C becomes status 130."
@@ -68,7 +68,7 @@ def user_errors():
         print(f"error: {said}", file=sys.stderr)
         raise SystemExit(2) from None
 
-# %% ../nbs/day00_start/00_core.ipynb #dc2d0e23
+# %% ../nbs/day00_start/00_core.ipynb #214944e9
 def _fsync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
@@ -79,7 +79,7 @@ def _put(tmp, writer):
     elif isinstance(writer, str): tmp.write_text(writer, encoding="utf-8")
     else: writer(tmp)
 
-# %% ../nbs/day00_start/00_core.ipynb #a50e4e11
+# %% ../nbs/day00_start/00_core.ipynb #26f91b73
 def _beside(path):
     "A new hidden folder beside `path`."
     try:
@@ -89,7 +89,7 @@ def _beside(path):
         why = "the disk is full" if is_disk_full(e) else e.strerror
         raise JointDiTError(f"{path}: cannot write into {path.parent} ({why}).") from None
 
-# %% ../nbs/day00_start/00_core.ipynb #4448fff0
+# %% ../nbs/day00_start/00_core.ipynb #c3ff07c0
 def write_atomic(path,     # the file to write; its folder is made
                  writer    # bytes, str, or a function that is given a temporary path of the same name and writes there
                 ) -> Path: # the path
@@ -107,7 +107,7 @@ def write_atomic(path,     # the file to write; its folder is made
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return path
 
-# %% ../nbs/day00_start/00_core.ipynb #49ca9d15
+# %% ../nbs/day00_start/00_core.ipynb #0af34398
 def _plain(o):
     "What JSON can hold: paths and fractions as text, arrays and tensors as numbers, NaN and infinities as null."
     if isinstance(o, dict): return {str(k): _plain(v) for k, v in o.items()}
@@ -116,14 +116,14 @@ def _plain(o):
     if hasattr(o, "tolist"): return _plain(o.tolist())
     return None if isinstance(o, float) and not math.isfinite(o) else o
 
-# %% ../nbs/day00_start/00_core.ipynb #d4b68baf
+# %% ../nbs/day00_start/00_core.ipynb #98dc31c6
 def save_json(path,      # where to write
               obj        # dicts, lists, text, numbers; paths, fractions, arrays and tensors are converted
              ) -> Path:  # the path
     "Write JSON atomically; NaN and infinities become null."
     return write_atomic(path, json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-# %% ../nbs/day00_start/00_core.ipynb #bfec4375
+# %% ../nbs/day00_start/00_core.ipynb #19fd9f41
 def load_json(path  # a JSON file
              ):     # what it holds
     "Read JSON. Raises JointDiTError that names the file and the line."
@@ -133,13 +133,13 @@ def load_json(path  # a JSON file
     except json.JSONDecodeError as e:
         raise JointDiTError(f"{path}: not valid JSON at line {e.lineno}, column {e.colno}: {e.msg}.") from None
 
-# %% ../nbs/day00_start/00_core.ipynb #8048d73e
+# %% ../nbs/day00_start/00_core.ipynb #84d02c9b
 def file_hash(path         # a file
              ) -> str:     # sha256, 64 hex digits
     "Hash of a file's bytes, read in pieces."
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
-# %% ../nbs/day00_start/00_core.ipynb #11031103
+# %% ../nbs/day00_start/00_core.ipynb #4baaaf64
 def _matters(rel): return not (rel.name == "card.json" or rel.suffix == ".md" or any(p[0] in "._" for p in rel.parts))
 
 def folder_fingerprint(path     # a model folder
@@ -152,20 +152,20 @@ def folder_fingerprint(path     # a model folder
         if _matters(rel): h.update(f"{rel.as_posix()}\0{file_hash(f)}\n".encode())
     return h.hexdigest()[:16]
 
-# %% ../nbs/day00_start/00_core.ipynb #7a83e123
+# %% ../nbs/day00_start/00_core.ipynb #13d1e13e
 def derive_seed(*parts     # ints, text, floats, tuples of them: (seed, epoch, clip id, purpose)
                ) -> int:   # 0 ... 2**63 - 1
     "A seed from the meaning of a random draw, the same on every machine and in every order."
     said = json.dumps(_plain(parts), separators=(",", ":"), ensure_ascii=False)
     return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "big") >> 1
 
-# %% ../nbs/day00_start/00_core.ipynb #78a69c2c
+# %% ../nbs/day00_start/00_core.ipynb #a4a5e13a
 def named_rng(*parts               # as for `derive_seed`
              ) -> torch.Generator: # on the CPU, so that every device gets the same numbers
     "A generator of its own for each named purpose."
     return torch.Generator().manual_seed(derive_seed(*parts))
 
-# %% ../nbs/day00_start/00_core.ipynb #717e006e
+# %% ../nbs/day00_start/00_core.ipynb #b35783de
 @dataclass
 class Context:
     "A condition (text or image) as the model takes it. Raises ModelError when the shapes do not fit."
@@ -179,20 +179,20 @@ class Context:
                              f"got {tuple(p)}, {tuple(t)}, {tuple(m)} {self.mask.dtype}.")
     def __len__(self): return len(self.pooled)
 
-# %% ../nbs/day00_start/00_core.ipynb #10528b3f
+# %% ../nbs/day00_start/00_core.ipynb #829664e4
 @patch
 def to(self: Context, device=None, dtype=None) -> Context:
     "On another device, or in another float dtype (the mask stays bool)."
     return Context(self.pooled.to(device, dtype), self.tokens.to(device, dtype), self.mask.to(device))
 
-# %% ../nbs/day00_start/00_core.ipynb #0da285ea
+# %% ../nbs/day00_start/00_core.ipynb #eb104353
 @patch
 def index(self: Context, i) -> Context:
     "Sample i, or the samples of a slice, list or tensor; always with its batch axis."
     if not isinstance(i, (slice, list, torch.Tensor)): i = [int(i)]
     return Context(self.pooled[i], self.tokens[i], self.mask[i])
 
-# %% ../nbs/day00_start/00_core.ipynb #7f239a05
+# %% ../nbs/day00_start/00_core.ipynb #c3e2912f
 @patch
 def expand(self: Context, B: int) -> Context:
     "One condition for a batch of B. Raises ModelError when it is already a batch of another size."
@@ -200,7 +200,7 @@ def expand(self: Context, B: int) -> Context:
     if len(self) != 1: raise ModelError(f"Context: a batch of {len(self)} cannot be expanded to {B}.")
     return self.index([0]*B)
 
-# %% ../nbs/day00_start/00_core.ipynb #d57b928a
+# %% ../nbs/day00_start/00_core.ipynb #dea12327
 @patch(cls_method=True)
 def stack(cls: Context, items) -> Context:
     "Join contexts along the batch; shorter ones are padded with masked tokens."
@@ -211,7 +211,7 @@ def stack(cls: Context, items) -> Context:
     join = lambda name: torch.cat([pad(getattr(c, name)) for c in items])
     return Context(torch.cat([c.pooled for c in items]), join("tokens"), join("mask"))
 
-# %% ../nbs/day00_start/00_core.ipynb #676f34a2
+# %% ../nbs/day00_start/00_core.ipynb #ee28e575
 def toy_path(p            # "toy:svd/vae" for a folder shipped with the package, or any path
             ) -> Path:    # where it lies
     "Where a model folder is: `toy:` names the small models inside the package."
@@ -220,7 +220,7 @@ def toy_path(p            # "toy:svd/vae" for a folder shipped with the package,
     inside = [d for d in p[4:].split("/") if d not in ("", ".", "..")]
     return Path(str(importlib.resources.files("jointdit"))).joinpath("assets", "toy", *inside)
 
-# %% ../nbs/day00_start/00_core.ipynb #6e34701b
+# %% ../nbs/day00_start/00_core.ipynb #367b7bd6
 def progress(iterable,   # what to go through
              desc="",    # what is being done
              total=None  # how many, if `len` does not know

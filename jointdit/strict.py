@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Strict', 'read_yaml', 'Loaded', 'load_settings']
 
-# %% ../nbs/day00_start/00b_strict.ipynb #c18c7cf7
+# %% ../nbs/day00_start/00b_strict.ipynb #46e2057e
 import difflib, os, re, typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,19 +15,19 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from .core import SettingsError, write_atomic
 
-# %% ../nbs/day00_start/00b_strict.ipynb #57f88c97
+# %% ../nbs/day00_start/00b_strict.ipynb #9f45757e
 class Strict(BaseModel):
     "Settings that refuse what they do not know. A subclass may map environment variables to dotted fields in ENV."
     model_config = ConfigDict(extra="forbid", populate_by_name=True, validate_default=True, protected_namespaces=())
     ENV: ClassVar[dict[str, str]] = {}
 
-# %% ../nbs/day00_start/00b_strict.ipynb #0f936fcb
+# %% ../nbs/day00_start/00b_strict.ipynb #2e5c3e86
 def _model_in(annotation):
     "The settings class inside an annotation such as `Knobs`, `Knobs|None`, `list[Knobs]`, or None."
     if isinstance(annotation, type) and issubclass(annotation, BaseModel): return annotation
     return next(filter(None, map(_model_in, typing.get_args(annotation))), None)
 
-# %% ../nbs/day00_start/00b_strict.ipynb #e6d3aefe
+# %% ../nbs/day00_start/00b_strict.ipynb #bf6871a7
 def _names(cls):
     "Each name that a key of `cls` may have in a file -> its field."
     res = {n: n for n in cls.model_fields}
@@ -37,7 +37,7 @@ def _names(cls):
         res |= {c: n for c in choices if isinstance(c, str)}
     return res
 
-# %% ../nbs/day00_start/00b_strict.ipynb #35230e4a
+# %% ../nbs/day00_start/00b_strict.ipynb #9c205346
 def _walk(cls, prefix=""):
     "All dotted names below a settings class."
     for n, f in cls.model_fields.items():
@@ -45,7 +45,7 @@ def _walk(cls, prefix=""):
         sub = _model_in(f.annotation)
         if sub and typing.get_origin(f.annotation) is not list: yield from _walk(sub, f"{prefix}{n}.")
 
-# %% ../nbs/day00_start/00b_strict.ipynb #560acd48
+# %% ../nbs/day00_start/00b_strict.ipynb #5e3071a6
 def _nearest(cls, key, root, prefix=""):
     "Words that lead from a wrong key to the right one."
     if near := difflib.get_close_matches(key, _names(cls), 1, .6): return f"Did you mean {prefix}{near[0]}?"
@@ -55,7 +55,7 @@ def _nearest(cls, key, root, prefix=""):
     near = difflib.get_close_matches(key, _names(cls), 1, 0.)
     return (f"The nearest is {prefix}{near[0]}; " if near else "") + f"known here: {', '.join(cls.model_fields)}."
 
-# %% ../nbs/day00_start/00b_strict.ipynb #dfdf7844
+# %% ../nbs/day00_start/00b_strict.ipynb #817df780
 class _Loader(yaml.SafeLoader):
     "YAML in which a key that is written twice is an error, and 1e-4 is a number."
     def construct_mapping(self, node, deep=False):
@@ -68,7 +68,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
-# %% ../nbs/day00_start/00b_strict.ipynb #6a3d6ebf
+# %% ../nbs/day00_start/00b_strict.ipynb #245fe7a6
 def _parse_yaml(text, name):
     loader = _Loader(text)
     loader.name = str(name)
@@ -78,7 +78,7 @@ def _parse_yaml(text, name):
         line = f" at line {at.line + 1}" if at else ""
         raise SettingsError(f"{name}: not valid YAML{line}: {getattr(e, 'problem', None) or e}.") from None
 
-# %% ../nbs/day00_start/00b_strict.ipynb #2857a9d6
+# %% ../nbs/day00_start/00b_strict.ipynb #d311efee
 def read_yaml(path       # a YAML file
              ) -> dict:  # its mapping; {} when empty
     "Read a YAML mapping. Raises SettingsError that names the file and line."
@@ -89,7 +89,7 @@ def read_yaml(path       # a YAML file
     if not isinstance(res, dict): raise SettingsError(f"{path}: expected lines of `key: value`, found {res!r:.60}.")
     return res
 
-# %% ../nbs/day00_start/00b_strict.ipynb #8734b261
+# %% ../nbs/day00_start/00b_strict.ipynb #9a53e591
 def _canonical(cls, raw, where, root, prefix=""):
     "Aliases become field names; a key that no field has is refused with the nearest one."
     names, res, said = _names(cls), {}, {}
@@ -103,7 +103,7 @@ def _canonical(cls, raw, where, root, prefix=""):
         else: res[n] = [deeper(x) for x in v] if isinstance(v, list) else deeper(v)
     return res
 
-# %% ../nbs/day00_start/00b_strict.ipynb #86578794
+# %% ../nbs/day00_start/00b_strict.ipynb #8aafd451
 def _field(cls, dotted, where):
     "(canonical dotted name, its field)."
     at, path = cls, []
@@ -116,13 +116,13 @@ def _field(cls, dotted, where):
         at = _model_in(f.annotation)
     return ".".join(path), f
 
-# %% ../nbs/day00_start/00b_strict.ipynb #a3c8ecfb
+# %% ../nbs/day00_start/00b_strict.ipynb #df014700
 def _kinds(annotation):
     yield from (annotation, typing.get_origin(annotation))
     if typing.get_origin(annotation) not in (list, tuple, dict):
         for a in typing.get_args(annotation): yield from _kinds(a)
 
-# %% ../nbs/day00_start/00b_strict.ipynb #73baffdd
+# %% ../nbs/day00_start/00b_strict.ipynb #deeab8b9
 def _from_text(text, annotation):
     "What a text of the shell means for a field; None: not given."
     kinds = list(_kinds(annotation))
@@ -132,7 +132,7 @@ def _from_text(text, annotation):
     if any(k in kinds for k in (str, Path, typing.Literal)): return text
     return _parse_yaml(text, "value")
 
-# %% ../nbs/day00_start/00b_strict.ipynb #ff6f96b9
+# %% ../nbs/day00_start/00b_strict.ipynb #91ce028e
 @dataclass
 class Loaded:
     "Settings, and where each of them came from."
@@ -140,7 +140,7 @@ class Loaded:
     sources: dict                                  # dotted name -> default | file X | env NAME | command line
     warnings: list = field(default_factory=list)   # lines to print
 
-# %% ../nbs/day00_start/00b_strict.ipynb #06ee85c3
+# %% ../nbs/day00_start/00b_strict.ipynb #cdeed2c2
 def _put(tree, dotted, value):
     *head, last = dotted.split(".")
     for h in head:
@@ -148,14 +148,14 @@ def _put(tree, dotted, value):
         tree = tree[h]
     tree[last] = value
 
-# %% ../nbs/day00_start/00b_strict.ipynb #3d8d01fd
+# %% ../nbs/day00_start/00b_strict.ipynb #299b1d5c
 def _given(tree, prefix=""):
     "Dotted names of the values in a nested dict."
     for k, v in tree.items():
         if isinstance(v, dict) and v: yield from _given(v, f"{prefix}{k}.")
         else: yield f"{prefix}{k}"
 
-# %% ../nbs/day00_start/00b_strict.ipynb #f4aa1c22
+# %% ../nbs/day00_start/00b_strict.ipynb #518745de
 def _source(dotted, given):
     "The place that gave `dotted`, something above it, or something below it."
     parts = dotted.split(".")
@@ -163,7 +163,7 @@ def _source(dotted, given):
         if s := given.get(".".join(parts[:i])): return s
     return next((s for k, s in given.items() if k.startswith(f"{dotted}.")), "default")
 
-# %% ../nbs/day00_start/00b_strict.ipynb #4da89db8
+# %% ../nbs/day00_start/00b_strict.ipynb #2adb23e6
 def _line(o, cls, given, file):
     "One complaint of pydantic: place, key, value, what was expected."
     dotted = ".".join(map(str, o["loc"]))
@@ -175,14 +175,14 @@ def _line(o, cls, given, file):
     said = o["msg"].removeprefix("Value error, ").rstrip(".")
     return f"{place}: {f'{dotted}{found}: ' if dotted else ''}{said}" + (f" ({about})." if about else ".")
 
-# %% ../nbs/day00_start/00b_strict.ipynb #c3382e2d
+# %% ../nbs/day00_start/00b_strict.ipynb #2f572f2a
 def _misspelt(cls, env):
     "Lines about JOINTDIT_* variables that are nearly, but not quite, the name of a setting."
     for name in sorted(n for n in env if n.startswith("JOINTDIT_") and n not in cls.ENV):
         near = difflib.get_close_matches(name[9:], [n[9:] for n in cls.ENV], 1, .85)
         if near: yield f"{name} is not a setting and does nothing. Did you mean JOINTDIT_{near[0]}?"
 
-# %% ../nbs/day00_start/00b_strict.ipynb #20a437c6
+# %% ../nbs/day00_start/00b_strict.ipynb #3d461e47
 def _later(cls, env, overrides):
     "(dotted, value, source) from the environment, then from the command line."
     told = [(d, env[n], f"env {n}") for n, d in cls.ENV.items() if n in env]
@@ -193,7 +193,7 @@ def _later(cls, env, overrides):
         except SettingsError: pass   # not YAML: the text itself, for pydantic to judge
         if v is not None: yield dotted, v, src
 
-# %% ../nbs/day00_start/00b_strict.ipynb #e986df5e
+# %% ../nbs/day00_start/00b_strict.ipynb #98614398
 def load_settings(cls,             # a Strict class
                   path=None,       # YAML file, or None for the defaults
                   env=None,        # environment; None: the one of the process
@@ -211,7 +211,7 @@ def load_settings(cls,             # a Strict class
         raise SettingsError("\n".join(_line(o, cls, given, path) for o in e.errors())) from None
     return Loaded(settings, {k: _source(k, given) for k, _ in _leaves(settings)}, list(_misspelt(cls, env)))
 
-# %% ../nbs/day00_start/00b_strict.ipynb #4f38cf12
+# %% ../nbs/day00_start/00b_strict.ipynb #3a075772
 def _leaves(x, prefix=""):
     "(dotted name, value) of every setting."
     for n in type(x).model_fields:
@@ -219,7 +219,7 @@ def _leaves(x, prefix=""):
         if isinstance(v, BaseModel): yield from _leaves(v, f"{prefix}{n}.")
         else: yield f"{prefix}{n}", v
 
-# %% ../nbs/day00_start/00b_strict.ipynb #8f1ab896
+# %% ../nbs/day00_start/00b_strict.ipynb #effebf57
 @patch
 def table(self: Loaded) -> str:
     "One line per setting: name, value, source."
@@ -227,7 +227,7 @@ def table(self: Loaded) -> str:
     a, b = (max((len(r[i]) for r in rows), default=0) for i in (0, 1))
     return "\n".join(f"{k:<{a}}  {v:<{min(b, 48)}}  {s}" for k, v, s in rows)
 
-# %% ../nbs/day00_start/00b_strict.ipynb #2e9b743d
+# %% ../nbs/day00_start/00b_strict.ipynb #d640c726
 @patch
 def save(self: Loaded, path  # the YAML file to write
         ) -> Path:
