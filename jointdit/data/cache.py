@@ -4,7 +4,7 @@
 __all__ = ['locked', 'ahead', 'tried', 'crew', 'cache_window', 'encode_captions', 'CacheReport', 'plan_all', 'build_cache',
            'cache_command', 'CacheSettings', 'Encoders', 'load_encoders', 'load_meta']
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #788517ec
+# %% ../../nbs/day02_cache/05_cache.ipynb #c26cab75
 import os, shutil, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ from ..settings import load_settings
 
 _all_ = ["CacheSettings", "Encoders", "load_encoders", "load_meta"]
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #89e2cc10
+# %% ../../nbs/day02_cache/05_cache.ipynb #d9234662
 @contextmanager
 def locked(
     root,   # the cache
@@ -42,7 +42,7 @@ def locked(
         fcntl.flock(shared, fcntl.LOCK_SH)
         yield
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #d3c92dba
+# %% ../../nbs/day02_cache/05_cache.ipynb #bf5085ee
 def ahead(pool, fn, items, depth=8):
     "Results of `fn` in order, computed up to `depth` ahead in other threads."
     if pool is None:
@@ -54,7 +54,7 @@ def ahead(pool, fn, items, depth=8):
         if len(waiting) > depth: y, f = waiting.popleft(); yield y, f.result()
     while waiting: y, f = waiting.popleft(); yield y, f.result()
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #65683a83
+# %% ../../nbs/day02_cache/05_cache.ipynb #95aacdfa
 def tried(fn, *args):
     "The result, or the error of a clip that is broken; errors of the machine (disk, memory) still raise."
     try: return fn(*args)
@@ -62,7 +62,7 @@ def tried(fn, *args):
         if is_disk_full(e) or isinstance(e, (MemoryError, torch.OutOfMemoryError)): raise
         return e if isinstance(e, (JointDiTError, ValueError)) else MediaError(f"{type(e).__name__}: {e}")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #8fd6d9ce
+# %% ../../nbs/day02_cache/05_cache.ipynb #d4dcdcd8
 @contextmanager
 def crew(workers, device):
     "A pool of threads; on a CPU each computes with one core, so that a clip's bytes do not depend on the machine's load."
@@ -75,7 +75,7 @@ def crew(workers, device):
         if pool: pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #d29b2559
+# %% ../../nbs/day02_cache/05_cache.ipynb #0ea60cdc
 def cache_window(w, enc: Encoders, s: CacheSettings, store: Store):
     "Read, encode and write one window. Returns None, or the error of a clip that cannot be used."
     media = tried(read_window, w)
@@ -83,7 +83,7 @@ def cache_window(w, enc: Encoders, s: CacheSettings, store: Store):
     try: encode_window(w, media, enc, s, store)
     except MediaError as e: return e
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #2d230255
+# %% ../../nbs/day02_cache/05_cache.ipynb #253f869e
 def encode_captions(captions, enc: Encoders, store: Store, pool=None) -> set:
     "Cache the condition of each caption, by itself; returns those that had to be shortened to fit the encoder."
     def one(c):
@@ -94,7 +94,7 @@ def encode_captions(captions, enc: Encoders, store: Store, pool=None) -> set:
     todo = sorted(set(captions))
     return {c for c, cut in progress(ahead(pool, one, todo), f"{store.split}: captions", len(todo)) if cut}
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #901acf1e
+# %% ../../nbs/day02_cache/05_cache.ipynb #206904c3
 @dataclass
 class CacheReport:
     "What a run of caching did."
@@ -110,7 +110,7 @@ class CacheReport:
         return (f"{self.split}: {len(self.clips)} clips in the cache ({self.made} encoded{rate}, {self.kept} were there), "
                 f"{skipped} skipped, {len(self.problems) - skipped} remarks")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #baec3d28
+# %% ../../nbs/day02_cache/05_cache.ipynb #301d1548
 def plan_all(s, split, clock, pool):
     "(windows, problems) of a split: what will be in the cache, before anything is encoded."
     entries, problems = find_entries(s.data_root, split, s.val_fraction)
@@ -124,7 +124,7 @@ def plan_all(s, split, clock, pool):
                 seen.add(w.id)
     return windows, problems
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #cfd98e13
+# %% ../../nbs/day02_cache/05_cache.ipynb #858417f5
 def build_cache(
     settings: CacheSettings,
     split: str = "train",
@@ -145,7 +145,7 @@ def build_cache(
     if not report.clips: raise CacheError(f"{s.data_root}: nothing usable in the {split} split; {len(problems)} problems, the first: {problems[0] if problems else 'no clips'}")
     return report
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #86cf4a59
+# %% ../../nbs/day02_cache/05_cache.ipynb #a0b8cca2
 def _encode_all(windows, enc, s, store, report, pool):
     "Make what is not there yet, then the captions of all clips that are."
     good = {w.id for w in windows if store.finished(w.id, w.key)}
@@ -160,7 +160,7 @@ def _encode_all(windows, enc, s, store, report, pool):
                         for w in windows for c in w.entry.captions if c in cut]
     report.clips, report.made = [w.id for w in windows], len(windows) - report.kept
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #52ee755c
+# %% ../../nbs/day02_cache/05_cache.ipynb #e5be4819
 def cache_command(
     cfg,                # YAML file
     split: str,
@@ -172,7 +172,7 @@ def cache_command(
         if "=" not in text: raise SettingsError(f"--set {text}: write it as name=value, e.g. --set clip.enabled=false")
     loaded = load_settings(CacheSettings, cfg, overrides=overrides | dict(t.split("=", 1) for t in more))
     s = loaded.settings
-    print(loaded.table())
+    print(loaded.table(), *loaded.warnings, sep="\n", flush=True)
     loaded.save(Path(s.cache_dir) / f"settings_{split}.yaml")
     report = build_cache(s, split)
     for p in report.problems[:20]: print(f"  {'skipped' if p.skipped else 'remark'}: {p}")

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Track', 'MediaInfo', 'opened', 'why', 'probe', 'resize_center_crop', 'read_image']
 
-# %% ../../nbs/day02_cache/00_files.ipynb #2ce970e6
+# %% ../../nbs/day02_cache/00_files.ipynb #9b9a49d1
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 
 from ..core import MediaError
 
-# %% ../../nbs/day02_cache/00_files.ipynb #b0bb8c2a
+# %% ../../nbs/day02_cache/00_files.ipynb #03b70450
 @dataclass(frozen=True)
 class Track:
     "One stream of a file, with the seconds that it truly covers."
@@ -29,7 +29,7 @@ class Track:
     aspect: float = 1.0   # width of a pixel / its height
     channels: int = 0     # of sound
 
-# %% ../../nbs/day02_cache/00_files.ipynb #8fc7a448
+# %% ../../nbs/day02_cache/00_files.ipynb #da09bdb0
 @dataclass(frozen=True)
 class MediaInfo:
     "What a file holds: at most one picture track and one sound track, by a fixed rule."
@@ -53,7 +53,7 @@ class MediaInfo:
     @property
     def duration(self) -> float: return max(t.end for t in (self.picture, self.sound) if t)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #e1d1eb86
+# %% ../../nbs/day02_cache/00_files.ipynb #24ea7134
 def _pick(container):
     "Picture: not a cover image, default first, then the largest. Sound: default first, then the highest rate."
     def default(s): return bool(s.disposition & av.stream.Disposition.default)
@@ -64,7 +64,7 @@ def _pick(container):
     a = max(sounds, key=lambda s: (default(s), s.rate or 0, -s.index), default=None)
     return v, a
 
-# %% ../../nbs/day02_cache/00_files.ipynb #1d0198cc
+# %% ../../nbs/day02_cache/00_files.ipynb #50f477b3
 def _scan(container, streams):
     "Read the packets without decoding them: stream index -> [first second, last second, count]."
     found = {}
@@ -76,7 +76,7 @@ def _scan(container, streams):
         seen[:3] = min(seen[0], t), max(seen[1], t + seen[3]), seen[2] + 1
     return found
 
-# %% ../../nbs/day02_cache/00_files.ipynb #5944933e
+# %% ../../nbs/day02_cache/00_files.ipynb #2795caa0
 def _track(s, seen, origin):
     "A stream and what `_scan` saw of it, as a `Track`."
     declared = float(s.duration * s.time_base + (s.start_time or 0) * s.time_base) if s.duration else 0.
@@ -86,19 +86,22 @@ def _track(s, seen, origin):
                  float((s.average_rate if video else s.rate) or 0), seen[2],
                  s.width if video else 0, s.height if video else 0, aspect or 1., 0 if video else s.channels)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #ca636a9e
+# %% ../../nbs/day02_cache/00_files.ipynb #a7db4ea8
 def opened(path):
     "Open a file for reading; every way in which that fails is a `MediaError` that names it."
     path = Path(path)
     if not path.is_file(): raise MediaError(f"{path}: no such file. Check the path (paths in a metadata.jsonl are relative to it).")
     if not path.stat().st_size: raise MediaError(f"{path}: the file is empty (0 bytes). Copy or download it again.")
-    try: return av.open(str(path), metadata_errors="replace")
+    try:
+        c = av.open(str(path), metadata_errors="replace")
+        if c.format.name != "tty": return c         # FFmpeg would show any text file as a picture
+        raise ValueError("it is a text file")
     except (av.FFmpegError, ValueError) as e:
         raise MediaError(f"{path}: not a readable media file ({why(e)}). It is damaged, cut short, or not a video at all.") from e
 
 def why(e): return getattr(e, "strerror", None) or str(e)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #eabc766d
+# %% ../../nbs/day02_cache/00_files.ipynb #522f5cc0
 def probe(
     path,               # any file that FFmpeg reads
 ) -> MediaInfo:
@@ -116,7 +119,7 @@ def probe(
     _whole(info)
     return info
 
-# %% ../../nbs/day02_cache/00_files.ipynb #13914e7e
+# %% ../../nbs/day02_cache/00_files.ipynb #af2b7998
 def _whole(info):
     "Refuse a file whose header promises clearly more than its data holds."
     for t in (info.picture, info.sound):
@@ -124,7 +127,7 @@ def _whole(info):
             raise MediaError(f"{info.path}: cut short: its header promises {t.declared:.2f} s of {t.codec}, "
                              f"its data ends at {t.end:.2f} s. Copy or download it again.")
 
-# %% ../../nbs/day02_cache/00_files.ipynb #a19c1ddd
+# %% ../../nbs/day02_cache/00_files.ipynb #6f5d0c65
 def resize_center_crop(
     frames: np.ndarray,  # (T, H, W, 3) uint8
     height: int,         # pixels wanted
@@ -142,7 +145,7 @@ def resize_center_crop(
     x = torch.nn.functional.interpolate(x.float(), (height, width), mode="bilinear", antialias=True)
     return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
-# %% ../../nbs/day02_cache/00_files.ipynb #8cec662a
+# %% ../../nbs/day02_cache/00_files.ipynb #d558c701
 def read_image(
     path,               # PNG, JPEG, ...
     height: int = 0,    # pixels; 0 keeps the file's own
