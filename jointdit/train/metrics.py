@@ -6,17 +6,17 @@
 __all__ = ['TIMES', 'TimeBins', 'heldout_batches', 'velocity_losses', 'heldout_loss', 'matmul_peak', 'read_metrics', 'MetricsLog',
            'write_record', 'hms', 'step_line', 'smooth', 'plot_run']
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #c0d22899
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #d763d9e3
 import json, math, os, time
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
-from ..core import progress
 from .path import clip_noise, stream_losses, spoil
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #7c787542
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #d68c7b4b
 class TimeBins:
     "Mean loss by range of t, for both streams, since the last `take`."
     def __init__(self, n: int = 10): self.n = n; self.reset()
@@ -34,7 +34,7 @@ class TimeBins:
         self.reset()
         return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #3fa493cb
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #57c359e5
 TIMES = tuple(round(.1 * i, 1) for i in range(1, 10))
 
 def _grouped(dataset, n):
@@ -46,7 +46,7 @@ def _grouped(dataset, n):
         groups.setdefault((shape, item["text"] is None), []).append(item)
     return groups.values()
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #35b4abc2
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #2e6eff07
 def heldout_batches(
     dataset,          # LatentDataset of the validation split
     n: int = 32,      # clips
@@ -65,7 +65,7 @@ def heldout_batches(
             out.append(b)
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #8c9d4ec0
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #78d9d4c7
 def _send(x, device): return x.to(device) if x is not None else None
 
 def velocity_losses(
@@ -89,7 +89,7 @@ def velocity_losses(
     return {s: stream_losses(p, target[s], torch.ones(p.shape[0], p.shape[1 if s == "v" else 2], device=device))
             for s, p in zip("va", pred) if p is not None}
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #79e1a71a
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #4ce07108
 @torch.no_grad()
 def heldout_loss(
     model,
@@ -102,7 +102,8 @@ def heldout_loss(
     "Unweighted velocity loss on held-out clips at fixed noise: {'v': mean, 'a': mean, 'v_by_t': [...], 'a_by_t': [...]}."
     was, out = model.training, {s: [] for s in "va"}
     model.eval()
-    for t in progress(times, "held-out loss"):
+    quiet = os.environ.get("JOINTDIT_QUIET") == "1"
+    for t in tqdm(times, "held-out loss", disable=quiet, delay=3, leave=False):
         if stop(): break
         got = [velocity_losses(model, b, t, device, cast) for b in batches]
         for s in "va":
@@ -110,7 +111,7 @@ def heldout_loss(
     model.train(was)
     return {s: sum(x) / len(x) for s, x in out.items() if x} | {s + "_by_t": x for s, x in out.items() if x}
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #f70ef945
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b5261ce1
 def matmul_peak(
     device="cpu",
     dtype=torch.float32,
@@ -119,7 +120,8 @@ def matmul_peak(
     "Floating point operations per second of a plain matrix product, the best of several, on this device and dtype."
     device = torch.device(device)
     n = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    own = torch.Generator(device).manual_seed(0)   # the run's own generator must not notice
+    a, b = (torch.rand(n, n, device=device, generator=own).to(dtype) for _ in range(2))
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     best, end = math.inf, time.perf_counter() + seconds
     while best == math.inf or time.perf_counter() < end:
@@ -128,7 +130,7 @@ def matmul_peak(
         wait(); best = min(best, time.perf_counter() - t0)
     return 2 * n**3 / best
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #2765a33d
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #13f6ce65
 def read_metrics(path) -> list:
     "The records of a metrics.jsonl; a torn last line is left out."
     out = []
@@ -137,7 +139,7 @@ def read_metrics(path) -> list:
         except json.JSONDecodeError: continue
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #800d0049
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b7b2d194
 class MetricsLog:
     "metrics.jsonl, train.log and TensorBoard files of a run, from `step` on."
     def __init__(self, folder, step: int = 0, tensorboard: bool = True):
@@ -157,7 +159,7 @@ class MetricsLog:
         for f in (self.file, self.text, self.tb):
             if f is not None: f.close()
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #d9243845
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b5950025
 def _scalars(record):
     for k, v in record.items():
         if isinstance(v, (list, tuple)): yield from ((f"{k}/{i}", x) for i, x in enumerate(v) if x is not None)
@@ -174,7 +176,7 @@ def write_record(
     if log.tb is not None:
         for k, v in _scalars(record): log.tb.add_scalar(k, v, record["step"])
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #ef9c04cf
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #f85b5f55
 def hms(seconds: float) -> str:
     "3725 -> '1:02:05'."
     s = int(max(0, seconds)); h, m = s // 3600, s // 60 % 60
@@ -189,7 +191,7 @@ def step_line(
             f"grad_v {num('grad_v', '.3f')}  grad_a {num('grad_a', '.3f')}  lr {r['lr']:.2e}  "
             f"{r['samples_per_s']:.1f} clips/s  {num('peak_share', '.2f')} of peak  ETA {hms(r['eta'])}")
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #9617aa9e
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b74819b9
 def smooth(
     xs: list,
     span: float = 20,  # steps that count
@@ -201,7 +203,7 @@ def smooth(
         out.append(m / w if w else None)
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #d1e72e4e
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #3f7aacff
 def _curve(ax, steps, evals, stream, name):
     xs, ys = [r["step"] for r in steps], [r.get("loss_" + stream) for r in steps]
     kept = [(x, y) for x, y in zip(xs, ys) if y is not None]
@@ -212,7 +214,7 @@ def _curve(ax, steps, evals, stream, name):
     if kept or held: ax.set_yscale("log"); ax.legend(fontsize=7)
     ax.set_title(name, fontsize=9); ax.set_xlabel("step"); ax.grid(alpha=.3)
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #5d20b786
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #c43e15a7
 def plot_run(
     metrics,   # metrics.jsonl of a run
     out,       # the picture to write

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DataSettings', 'OutputSettings', 'TrainSettings', 'Trainer', 'fit_model']
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #bf328818
+# %% ../../nbs/day05_stage_a/03_run.ipynb #33cac09c
 import os, shutil
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from .optim import (EMA, GradNorms, Group, OptimSettings, ScheduleSettings, buil
     load_optimizers, match_groups)
 from .path import DropSettings, TaskMix, TimeSettings
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #76c9f26f
+# %% ../../nbs/day05_stage_a/03_run.ipynb #bad15c9d
 class DataSettings(Strict):
     "What is trained on."
     cache_dir: str = Field("data/cache", description="latent cache made by scripts/data/cache_latents.py")
@@ -37,7 +37,7 @@ class DataSettings(Strict):
     accumulate: int = Field(1, ge=1, description="pieces that a batch is cut into, one after the other, to save memory; changes nothing else")
     ram_gib: float = Field(8.0, ge=0, description="latents kept in memory")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #6ae7d9b9
+# %% ../../nbs/day05_stage_a/03_run.ipynb #bbe409b5
 class OutputSettings(Strict):
     "Where a run writes, and how often."
     ckpt_root: str = Field("checkpoints", description="folder of all runs' checkpoints")
@@ -49,9 +49,11 @@ class OutputSettings(Strict):
     eval_every: int = Field(0, ge=0, description="steps between held-out losses; 0: only at the start and the end")
     eval_clips: int = Field(32, ge=0, description="held-out clips that are measured; 0: never measure")
     log_every: int = Field(1, ge=1, description="steps between printed lines (metrics.jsonl has every step)")
+    samples: int = Field(2, ge=0, description="clips that the training commands make at the end; 0: none")
+    sample_cfg: str = Field("configs/day06_infer.yaml", description="settings of the sampler for those clips")
     tensorboard: bool = Field(True, description="write TensorBoard files too")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #ca116f6d
+# %% ../../nbs/day05_stage_a/03_run.ipynb #513ee7ac
 class TrainSettings(Strict):
     "A stage of training, entirely."
     ENV: ClassVar[dict[str, str]] = KNOBS_ENV
@@ -64,19 +66,19 @@ class TrainSettings(Strict):
     weight_v: float = Field(1.0, ge=0, description="weight of the video loss")
     weight_a: float = Field(1.0, ge=0, description="weight of the audio loss")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="memory of the averaged weights, at its longest")
-    groups: list[Group] = Field([Group(match="*", lr=1e-3)], description="who learns and how fast; first match holds, the rest is frozen")
-    runtime: Runtime = Field(Runtime(), description="device, numbers, seed")
-    knobs: Knobs = Field(Knobs(), description="memory knobs")
-    data: DataSettings = Field(DataSettings(), description="what is trained on")
+    groups: list[Group] = Field(default_factory=lambda: [Group(match="*", lr=1e-3)], description="who learns and how fast; first match holds, the rest is frozen")
+    runtime: Runtime = Field(default_factory=Runtime, description="device, numbers, seed")
+    knobs: Knobs = Field(default_factory=Knobs, description="memory knobs")
+    data: DataSettings = Field(default_factory=DataSettings, description="what is trained on")
     model: ModelSettings | None = Field(None, description="the architecture; empty: that of `init`, or the defaults")
-    tasks: TaskMix = Field(TaskMix(), description="how often each task is drawn")
-    time: TimeSettings = Field(TimeSettings(), description="how times are drawn")
-    drop: DropSettings = Field(DropSettings(), description="how often conditions are taken away")
-    optim: OptimSettings = Field(OptimSettings(), description="optimiser")
-    schedule: ScheduleSettings = Field(ScheduleSettings(), description="learning rate over the run")
-    output: OutputSettings = Field(OutputSettings(), description="where and how often to write")
+    tasks: TaskMix = Field(default_factory=TaskMix, description="how often each task is drawn")
+    time: TimeSettings = Field(default_factory=TimeSettings, description="how times are drawn")
+    drop: DropSettings = Field(default_factory=DropSettings, description="how often conditions are taken away")
+    optim: OptimSettings = Field(default_factory=OptimSettings, description="optimiser")
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, description="learning rate over the run")
+    output: OutputSettings = Field(default_factory=OutputSettings, description="where and how often to write")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #b20a4e10
+# %% ../../nbs/day05_stage_a/03_run.ipynb #1ba98dd5
 class Trainer:
     "One run: settings in, checkpoints and metrics out. Raises TrainError, CheckpointError, SettingsError."
     def __init__(self, settings: TrainSettings, callbacks=()):
@@ -97,7 +99,7 @@ class Trainer:
     def tell(self, event):
         for c in self.callbacks: c(self, event)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #9df8770e
+# %% ../../nbs/day05_stage_a/03_run.ipynb #3d2e8703
 @patch
 def _setup_data(self: Trainer):
     d, knobs = self.settings.data, self.settings.knobs
@@ -110,7 +112,7 @@ def _setup_data(self: Trainer):
     self.about = dict(timeline=self.data.timelines[0].to_dict(), recipe=self.data.index["recipe"],
                       captions=sorted({c for b in self.held for c in b["caption"] if c})[:16])
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #dd883211
+# %% ../../nbs/day05_stage_a/03_run.ipynb #c65f245f
 def _seen(data):
     "Shapes that the model must have, from the clips themselves."
     item = next((x for x in map(data.__getitem__, range(len(data))) if x["text"] is not None), data[0])
@@ -124,7 +126,7 @@ def _longest_text(data):
     texts = [data._text(c) for i in range(len(data)) for c in data.captions(i)]
     return max((int(t.mask.sum()) for t in texts if t is not None), default=0)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #4f2cd3a7
+# %% ../../nbs/day05_stage_a/03_run.ipynb #976df434
 def fit_model(
     model: ModelSettings | None,
     data,       # LatentDataset
@@ -138,7 +140,7 @@ def fit_model(
     if change: say("model: " + ", ".join(f"{k} {getattr(model, k)} -> {v}" for k, v in change.items()) + " (from the cache)")
     return model.model_copy(update=change)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #545bf7bb
+# %% ../../nbs/day05_stage_a/03_run.ipynb #053522c3
 @patch
 def _setup_model(self: Trainer):
     s, last = self.settings, self._last_state()
@@ -159,7 +161,7 @@ def _statistics(self: Trainer):
     for expert, stats in ((self.model.video, self.data.stats_v), (self.model.audio, self.data.stats_a)):
         if stats: expert.set_statistics(*stats)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #ae41dd68
+# %% ../../nbs/day05_stage_a/03_run.ipynb #9f8c4ad8
 @patch
 def _start_from(self: Trainer, path):
     info, weights = read_weights(path)
@@ -177,7 +179,7 @@ def _init_path(self: Trainer):
     raise TrainError(f"Stage B starts from a Stage A checkpoint, and {s.output.ckpt_root}/ has none. Run "
                      "scripts/train/train_stage_a.py first, or name one with --init.")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #598218c4
+# %% ../../nbs/day05_stage_a/03_run.ipynb #77183993
 @patch
 def _last_state(self: Trainer):
     "Reads the run's last good checkpoint into `self.state`; returns its path or None."
@@ -201,7 +203,7 @@ def _put_aside(self: Trainer):
         shutil.rmtree(old, ignore_errors=True); folder.rename(old)
         self.say(f"{folder} put aside as {old.name}")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #44d1fe32
+# %% ../../nbs/day05_stage_a/03_run.ipynb #a601ccdb
 @patch
 def _setup_learning(self: Trainer):
     s = self.settings
@@ -222,7 +224,7 @@ def describe(self: Trainer) -> list:
     lines = [f"  {g.match:<16} {len(names):>4} tensors {n(names):>11,} numbers  lr {g.lr:.1e}" for g, names in self.matched]
     return ["learning:"] + lines + [f"  frozen           {frozen:>24,} numbers"]
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #d8df6811
+# %% ../../nbs/day05_stage_a/03_run.ipynb #ce675b30
 @patch
 def state_dict(self: Trainer) -> dict:
     "Tensors, numbers and text only."
@@ -237,7 +239,7 @@ def header(self: Trainer) -> str:
     return header_text(s.stage, self.step, self.model.settings.model_dump(), s.knobs.model_dump(), self.about,
                        s.model_dump(mode="json"), self.extras)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #1d012c96
+# %% ../../nbs/day05_stage_a/03_run.ipynb #089c7cda
 @patch
 def save(self: Trainer) -> Path:
     "Write a checkpoint of now; returns its path."
@@ -249,9 +251,9 @@ def save(self: Trainer) -> Path:
 @patch
 def _restore(self: Trainer, state):
     info = read_info(latest(self.folder))
+    load_optimizers(self.optimizers, state["optim"])
     fill_model(self.model, state["model"], info)
     for n, x in state["ema"].items(): self.ema.avg[n].copy_(x)
-    load_optimizers(self.optimizers, state["optim"])
     if self.scaler.is_enabled() and state["scaler"]: self.scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(state["rng"]["cpu"])
     if self.device.type == "cuda" and "cuda" in state["rng"]: torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
