@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['time_features', 'Conditions', 'ConditionEncoder']
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #aca877ab
+# %% ../../nbs/day04_joint/00_conditions.ipynb #b049a050
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,85 +14,90 @@ from ..core import Context, ModelError
 from .expert import ModelSettings
 from .positions import STREAMS
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #dd04c826
+# %% ../../nbs/day04_joint/00_conditions.ipynb #69421ebc
 def time_features(
-    t: torch.Tensor,     # (...,) noise times in [0, 1]
-    n: int = 128,        # features, even
-    fastest: float = 1000.,
-) -> torch.Tensor:       # (..., n) fp32
-    "Sines and cosines of 1000 t at geometric frequencies (DDPM, Ho et al. 2020)."
+    t: torch.Tensor,  # (...,) noise times in [0, 1]
+    n: int = 128,     # features, even
+) -> torch.Tensor:    # (..., n) fp32
+    "Cosines and sines of 1000 t at geometric frequencies (DDPM, Ho et al. 2020)."
     f = torch.exp(-math.log(10000) * torch.arange(n // 2, device=t.device) / (n // 2))
-    a = fastest * t.float()[..., None] * f
+    a = 1000 * t.float()[..., None] * f
     return torch.cat([a.cos(), a.sin()], -1)
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #25b9bb95
+# %% ../../nbs/day04_joint/00_conditions.ipynb #afac9fa1
 @dataclass
 class Conditions:
-    "What the blocks get besides the streams' own tokens."
-    tokens: torch.Tensor  # (B, n_text + n_image, token_width)
-    vec: dict             # stream -> (B, K, cond_width): time and pooled conditions
+    "What the blocks get from outside."
+    tokens: torch.Tensor  # (B, n_text + n_image, width)
+    vec: dict             # stream -> (B, K, cond_width)
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #ff64b520
 class ConditionEncoder(nn.Module):
-    "Text, image and noise times to condition tokens and modulation vectors, with learned nulls for what is absent."
+    "Texts, images and noise times to condition tokens and modulation vectors; learned nulls for what is absent."
     def __init__(self, s: ModelSettings):
         super().__init__()
-        self.dims, self.counts, self.width = (s.text_dim, s.image_dim), (s.n_text, s.n_image), max(s.width_v, s.width_a)
-        for kind, dim, n in zip(("text", "image"), self.dims, self.counts):
-            setattr(self, f"{kind}_in", nn.Linear(dim, self.width))
-            setattr(self, f"{kind}_null", nn.Parameter(torch.randn(n, self.width) * .02))
-            setattr(self, f"{kind}_pooled", nn.Linear(dim, s.cond_width))
-            setattr(self, f"{kind}_pooled_null", nn.Parameter(torch.zeros(s.cond_width)))
+        self.width, self.sizes = max(s.width_v, s.width_a), {"text": (s.text_dim, s.n_text), "image": (s.image_dim, s.n_image)}
+        module = lambda make: nn.ModuleDict({k: make(*size) for k, size in self.sizes.items()})
+        values = lambda make: nn.ParameterDict({k: make(*size) for k, size in self.sizes.items()})
+        self.inlet, self.null = module(lambda d, n: nn.Linear(d, self.width)), values(lambda d, n: torch.randn(n, self.width))
+        self.pooled, self.pooled_null = module(lambda d, n: nn.Linear(d, s.cond_width)), values(lambda d, n: torch.zeros(s.cond_width))
         time = lambda: nn.Sequential(nn.Linear(128, s.cond_width), nn.SiLU(), nn.Linear(s.cond_width, s.cond_width))
         self.time = nn.ModuleDict({k: time() for k in STREAMS})
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #1030718e
-def _drops(drop, B, device):
-    if drop is None: return torch.zeros(B, dtype=torch.bool, device=device)
-    drop = torch.as_tensor(drop, device=device)
-    if drop.shape != (B,) or drop.dtype != torch.bool: raise ModelError(f"a drop must be ({B},) bool, got {tuple(drop.shape)} {drop.dtype}")
-    return drop
-
+# %% ../../nbs/day04_joint/00_conditions.ipynb #9b112aad
 @patch
-def _fit(self: ConditionEncoder, ctx, kind):
-    "Tokens and mask cut or averaged to the number that the model sees. Raises ModelError."
-    k = ("text", "image").index(kind)
-    dim, n, tokens, mask = self.dims[k], self.counts[k], ctx.tokens, ctx.mask
+def _fit(self: ConditionEncoder, kind, ctx):
+    "Tokens (B, n', dim) and mask with n' <= the number of places. Raises ModelError."
+    (dim, n), tokens, mask = self.sizes[kind], ctx.tokens, ctx.mask
     if tokens.shape[-1] != dim or ctx.pooled.shape[-1] != dim:
-        raise ModelError(f"{kind} condition: expected {dim} features ({kind}_dim), got tokens {tuple(tokens.shape)}, pooled {tuple(ctx.pooled.shape)}")
+        raise ModelError(f"{kind} condition: expected {dim} features ({kind}_dim), got tokens {tuple(tokens.shape)} and pooled {tuple(ctx.pooled.shape)}")
     if kind == "image" and tokens.shape[1] > n:
-        tokens = F.adaptive_avg_pool1d(tokens.transpose(1, 2).float(), n).transpose(1, 2).to(tokens.dtype)
-        mask = mask[:, :1].expand(-1, n)
-    if mask[:, n:].any(): raise ModelError(f"{kind} condition: expected at most {n} real tokens (n_{kind}), got {int(mask.sum(1).max())}")
+        tokens = F.adaptive_avg_pool1d(tokens.float().mT, n).mT.to(tokens.dtype)
+        mask = mask.any(1, keepdim=True).expand(-1, n)
+    if mask[:, n:].any(): raise ModelError(f"{kind} condition: expected at most {n} tokens (n_{kind}), got {int(mask.sum(1).max())}")
     return tokens[:, :n], mask[:, :n]
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #f15dfb22
+@patch
+def _dropped(self: ConditionEncoder, kind, drop, B, device):
+    if drop is None: return torch.zeros(B, dtype=torch.bool, device=device)
+    drop = torch.as_tensor(drop, device=device)
+    if drop.shape != (B,) or drop.dtype != torch.bool: raise ModelError(f"drop_{kind}: expected ({B},) bool, got {tuple(drop.shape)} {drop.dtype}")
+    return drop
+
+# %% ../../nbs/day04_joint/00_conditions.ipynb #d469d132
 @patch
 def _one(self: ConditionEncoder, kind, ctx, drop, B):
-    "Tokens (B, n, width) and pooled vector (B, cond_width) of one kind of condition."
-    null, pooled_null = getattr(self, kind + "_null"), getattr(self, kind + "_pooled_null")
-    n = len(null)
-    if ctx is None: return null.expand(B, -1, -1), pooled_null.expand(B, -1)
+    "Tokens (B, n, width) and pooled vector (B, cond_width) of one kind."
+    null, p_null = self.null[kind], self.pooled_null[kind]
+    drop = self._dropped(kind, drop, B, null.device)
+    if ctx is None: return null.expand(B, -1, -1), p_null.expand(B, -1)
     if len(ctx) != B: raise ModelError(f"{kind} condition: expected a batch of {B}, got {len(ctx)}")
-    tokens, mask = self._fit(ctx.to(null.device), kind)
-    drop, real = _drops(drop, B, null.device), F.pad(mask, (0, n - mask.shape[1]))
-    y = F.pad(getattr(self, kind + "_in")(tokens.to(null.dtype)), (0, 0, 0, n - tokens.shape[1]))
-    real = real & ~drop[:, None]
-    p = getattr(self, kind + "_pooled")(ctx.pooled.to(null))
-    return torch.where(real[..., None], y, null.to(y.dtype)), torch.where(drop[:, None], pooled_null.to(p.dtype), p)
+    tokens, mask = self._fit(kind, ctx.to(null.device, null.dtype))
+    unit, extra = (lambda x: F.layer_norm(x, x.shape[-1:])), len(null) - tokens.shape[1]
+    y = F.pad(self.inlet[kind](unit(tokens)), (0, 0, 0, extra))
+    real = F.pad(mask, (0, extra)) & ~drop[:, None]
+    p = self.pooled[kind](unit(ctx.pooled.to(null)))
+    return torch.where(real[..., None], y, null.to(y.dtype)), torch.where(drop[:, None], p_null.to(p.dtype), p)
 
+# %% ../../nbs/day04_joint/00_conditions.ipynb #00c5d9f0
 @patch
 def forward(
     self: ConditionEncoder,
-    times: dict,        # stream -> (B, K) noise times of the tokens; absent streams left out
-    t_ctx=None,         # Context of texts, or None: nobody has one
-    i_ctx=None,         # Context of images, or None
-    drop_text=None,     # (B,) bool, True: without text
-    drop_image=None,    # (B,) bool, True: without image
+    times: dict,      # stream -> (B, K) noise times; absent streams are left out
+    t_ctx=None,       # Context of texts; None: nobody has one
+    i_ctx=None,       # Context of images; None: nobody has one
+    drop_text=None,   # (B,) bool, True: null text
+    drop_image=None,  # (B,) bool, True: null image
 ) -> Conditions:
-    "The conditions of a batch; a sample's conditions do not depend on its neighbours in the batch."
+    "The conditions of a batch; no sample's depend on its neighbours. Raises ModelError."
     B = len(next(iter(times.values())))
     (text, p_text), (image, p_image) = self._one("text", t_ctx, drop_text, B), self._one("image", i_ctx, drop_image, B)
     pooled = (p_text + p_image)[:, None]
-    vec = {k: F.silu(self.time[k](time_features(t)) + pooled) for k, t in times.items()}
-    return Conditions(torch.cat([text.to(image.dtype), image], 1), vec)
+    vec = {k: F.silu(self.time[k](time_features(t).to(self.null["text"].dtype)) + pooled) for k, t in times.items()}
+    return Conditions(torch.cat([text.to(image.dtype), image.to(text.dtype)], 1), vec)
+
+# %% ../../nbs/day04_joint/00_conditions.ipynb #6711d524
+@patch
+def flops(self: ConditionEncoder, streams: int = 2) -> int:
+    "Matrix-product operations of one sample with text and image at full length, one noise time for each stream."
+    inlet = sum(2 * d * (n * self.width + len(self.pooled_null[k])) for k, (d, n) in self.sizes.items())
+    return inlet + streams * sum(2 * l.weight.numel() for l in self.time["video"] if isinstance(l, nn.Linear))

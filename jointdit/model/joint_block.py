@@ -3,107 +3,149 @@
 # %% auto #0
 __all__ = ['StreamView', 'stream_view', 'Port', 'JointBlock']
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #65f97676
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #34b3202e
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
 from fastcore.basics import patch
-from ..core import ModelError
 from ..settings import Knobs
 from .attention import attend
-from .expert import norm_modulate, zero_linear
-from .positions import STREAMS, pool_layout, SplitHeads, rotary_table, rotate
+from .expert import NormModulate, zero_linear
+from .positions import IMAGE, TEXT, Layout, SplitHeads, cat_layouts, condition_layout, pool_layout, rotary_table, rotate, sees
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #28f25e16
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #4ec2ff8a
 @dataclass
 class StreamView:
-    "How one stream's tokens are placed for the joint attention; made once per shape and clock."
-    layout: object
-    table: tuple           # rotary tables of queries (and of keys, if none are pooled)
-    key_table: tuple       # rotary tables of pooled keys
-    pool: object = None    # (M, N) averaging matrix or None
+    "A stream's places, ready for attention."
+    layout: Layout
+    table: tuple               # rotary tables of the queries
+    keys: Layout               # layout of the keys
+    key_table: tuple           # rotary tables of the keys
+    pool: torch.Tensor|None = None  # (M, N) averages tokens to keys; None: one key a token
 
-def stream_view(layout, head_dim, kv_downsample=1, device=None):
-    pooled, p = pool_layout(layout, kv_downsample)
-    to = lambda tab: tuple(t.to(device) for t in tab)
-    table = to(rotary_table(layout.place, head_dim))
-    if p is None: return StreamView(layout, table, table)
-    return StreamView(layout, table, to(rotary_table(pooled.place, head_dim)), p.to(device))
+def stream_view(
+    layout: Layout,          # of the stream's tokens
+    head_dim: int,
+    kv_downsample: int = 1,  # the knob
+    device=None,
+) -> StreamView:
+    "Made once per shape and clock."
+    keys, pool = pool_layout(layout, kv_downsample)
+    table, key_table = (tuple(t.to(device) for t in rotary_table(l.place, head_dim)) for l in (layout, keys))
+    return StreamView(layout, table, keys, key_table, None if pool is None else pool.to(device))
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #9fa85fb6
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #0045b183
 class Port(nn.Module):
-    "One stream's side of a joint block: queries, keys, values in; its own projection out."
+    "One stream's side of a joint block."
     def __init__(self, width, heads, head_dim, cond_width):
         super().__init__()
-        self.heads, self.head_dim, inner = heads, head_dim, heads * head_dim
+        self.heads, inner = heads, heads * head_dim
         self.mod = zero_linear(cond_width, 3 * width)
         self.qkv, self.out = nn.Linear(width, 3 * inner, bias=False), nn.Linear(inner, width, bias=False)
         self.q_scale, self.k_scale = nn.Parameter(torch.ones(head_dim)), nn.Parameter(torch.ones(head_dim))
 
-    def enter(self, x, c, view):
-        "Rotated queries and keys, values (B, H, N, d), and the gate."
-        shift, scale, gate = self.mod(c).chunk(3, -1)
-        y = self.qkv(norm_modulate(x, shift, scale))
-        if view.pool is None: return *SplitHeads.apply(y, self.heads, view.table, self.q_scale, self.k_scale), gate
-        q, k, v = SplitHeads.apply(y, self.heads, None, self.q_scale, self.k_scale)
-        k, v = view.pool.to(k.dtype) @ k, view.pool.to(v.dtype) @ v
-        return rotate(q, view.table), rotate(k, view.key_table), v, gate
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #d0322037
+@patch
+def enter(
+    self: Port,
+    x: torch.Tensor,   # (B, N, D)
+    c: torch.Tensor,   # (B, K, cond_width)
+    view: StreamView,
+) -> tuple:            # q (B, H, N, d), k and v (B, H, M, d), gate (B, K, D)
+    "Queries and keys, normed and turned by seconds, and values."
+    shift, scale, gate = self.mod(c).chunk(3, -1)
+    y, scales = self.qkv(NormModulate.apply(x, shift, scale)), (self.q_scale, self.k_scale)
+    if view.pool is None: return *SplitHeads.apply(y, self.heads, view.table, *scales), gate
+    q, k, v = SplitHeads.apply(y, self.heads, None, *scales)
+    pool = view.pool.to(k.dtype)
+    return rotate(q, view.table), rotate(pool @ k, view.key_table), pool @ v, gate
 
-    def leave(self, o, gate):
-        "Attention output (B, H, N, d) to a gated delta (B, N, width)."
-        y = self.out(o.transpose(1, 2).flatten(2))
-        g = gate[:, :, None] * y.view(len(y), gate.shape[1], -1, y.shape[-1])
-        return g.view_as(y)
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #9ff3d5f6
+@patch
+def leave(
+    self: Port,
+    o: torch.Tensor,     # (B, H, N, d) from attention
+    gate: torch.Tensor,  # (B, K, D)
+) -> torch.Tensor:       # (B, N, D) what the stream adds
+    "Heads side by side, projected and gated."
+    y = self.out(o.transpose(1, 2).flatten(2))
+    return (gate[:, :, None] * y.view(len(y), gate.shape[1], -1, y.shape[-1])).flatten(1, 2)
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #8248b62c
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #0c9e54b5
 class JointBlock(nn.Module):
-    "Both streams and the conditions meet in one softmax (joint attention, as in MMDiT and MMAudio)."
-    def __init__(self, widths, heads, head_dim, cond_width, token_width):
+    "Both streams and the conditions in one softmax (joint attention as in SD3's MMDiT and in MMAudio)."
+    def __init__(
+        self,
+        widths: dict,      # stream -> width of its tokens here
+        heads: int,
+        head_dim: int,
+        cond_width: int,   # width of the modulating vector
+        token_width: int,  # width of the condition tokens
+    ):
         super().__init__()
         self.heads, self.head_dim = heads, head_dim
         self.ports = nn.ModuleDict({k: Port(w, heads, head_dim, cond_width) for k, w in widths.items()})
-        self.kv = nn.Linear(token_width, 2 * heads * head_dim, bias=False)
-        self.k_scale = nn.Parameter(torch.ones(head_dim))
+        self.kv, self.k_scale = nn.Linear(token_width, 2 * heads * head_dim, bias=False), nn.Parameter(torch.ones(head_dim))
 
     def condition_keys(self, tokens):
-        "Keys and values of the condition tokens; they have no place, so they are not rotated."
+        "Keys and values (B, H, Nc, d) of condition tokens (B, Nc, token_width)."
         return SplitHeads.apply(self.kv(F.layer_norm(tokens, tokens.shape[-1:])), self.heads, None, self.k_scale)
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #1c089f15
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #053c0b28
+@patch
+def _meet(self: JointBlock, streams, conds, full, knobs):
+    "Attention of samples alike in mode: streams is name -> (q, k, v); returns name -> (B, H, N, d)."
+    chunk = {"video": knobs.q_chunk_v, "audio": knobs.q_chunk_a}
+    bank = lambda names: [torch.cat([*(streams[k][i] for k in names), conds[i - 1]], 2) for i in (1, 2)]
+    if not full: return {k: attend(s[0], *bank([k]), chunk.get(k, 0)) for k, s in streams.items()}
+    keys = bank(streams)
+    if any(chunk.values()): return {k: attend(s[0], *keys, chunk.get(k, 0)) for k, s in streams.items()}
+    queries = [s[0] for s in streams.values()]
+    return dict(zip(streams, attend(torch.cat(queries, 2), *keys).split([q.shape[2] for q in queries], 2)))
+
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #61a69be4
 @patch
 def forward(
     self: JointBlock,
     tokens: dict,        # stream -> (B, N, D)
     vec: dict,           # stream -> (B, K, cond_width)
-    cond: torch.Tensor,  # (B, Nc, token_width) condition tokens
+    cond: torch.Tensor,  # (B, Nc, token_width)
     views: dict,         # stream -> StreamView
-    n_full: int,         # the first n_full samples see both streams, the others only their own
+    n_full: int,         # the first n_full samples are full, the others iso
     knobs: Knobs,
-) -> dict:               # stream -> (B, N, D) gated delta
-    "One meeting of the streams. Linear layers run on the whole batch, only the attention is split."
-    ports = {k: self.ports[k].enter(x, vec[k], views[k]) for k, x in tokens.items()}
-    kc, vc = self.condition_keys(cond)
+) -> dict:               # stream -> (B, N, D), what it adds
+    "One meeting of the streams."
+    *qkv, gates = zip(*(self.ports[k].enter(x, vec[k], views[k]) for k, x in tokens.items()))
     sizes = [n for n in (n_full, len(cond) - n_full) if n]
-    cut = lambda xs: list(zip(*(x.split(sizes) for x in xs))) if len(sizes) > 1 else [tuple(xs)]
-    qkv, conds = {k: cut(p[:3]) for k, p in ports.items()}, cut((kc, vc))
-    outs = {k: [] for k in tokens}
-    for j in range(len(sizes)):
-        group = {k: p[j] for k, p in qkv.items()}
-        for k, o in self._meet(group, conds[j], j == 0 and n_full > 0, knobs).items(): outs[k].append(o)
-    return {k: self.ports[k].leave(torch.cat(o) if len(o) > 1 else o[0], ports[k][3]) for k, o in outs.items()}
+    cut = lambda xs: list(zip(*(x.split(sizes) for x in xs))) if len(sizes) > 1 else [xs]
+    parts, conds = [cut(s) for s in zip(*qkv)], cut(self.condition_keys(cond))
+    met = [self._meet(dict(zip(tokens, s)), c, n_full > 0 and i == 0, knobs) for i, (*s, c) in enumerate(zip(*parts, conds))]
+    whole = lambda k: met[0][k] if len(met) == 1 else torch.cat([m[k] for m in met])
+    return {k: self.ports[k].leave(whole(k), gate) for k, gate in zip(tokens, gates)}
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #76cb8938
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #cc21af87
 @patch
-def _meet(self: JointBlock, group, conds, together, knobs):
-    "The attention of samples that are alike in mode: group is stream -> (q, k, v)."
-    chunk = {"video": knobs.q_chunk_v, "audio": knobs.q_chunk_a}
-    bank = lambda names, i: torch.cat([group[k][i] for k in names] + [conds[i - 1]], 2)
-    if together and not any(chunk.values()):
-        q = torch.cat([p[0] for p in group.values()], 2)
-        o = attend(q, bank(group, 1), bank(group, 2))
-        return dict(zip(group, o.split([p[0].shape[2] for p in group.values()], 2)))
-    if together:
-        key, value = bank(group, 1), bank(group, 2)
-        return {k: attend(p[0], key, value, chunk[k]) for k, p in group.items()}
-    return {k: attend(p[0], bank([k], 1), bank([k], 2), chunk[k]) for k, p in group.items()}
+def weights(
+    self: JointBlock, tokens: dict, vec: dict, cond: torch.Tensor, views: dict,
+    mode: str = "full",  # or "iso"
+    n_text: int = 0,     # how many of the condition tokens are text; the rest is image
+) -> tuple:              # (B, H, N, M) weights, the queries' and the keys' layouts, name -> (v, gate)
+    "Attention weights by definition: dense scores, the mask of `sees`, softmax."
+    entered = {k: self.ports[k].enter(x, vec[k], views[k]) for k, x in tokens.items()}
+    kc, vc = self.condition_keys(cond)
+    q, k, v = (torch.cat([*(e[i] for e in entered.values()), *extra], 2) for i, extra in enumerate(([], [kc], [vc])))
+    places = [condition_layout(n_text, TEXT), condition_layout(cond.shape[1] - n_text, IMAGE)]
+    lq, lk = cat_layouts([views[n].layout for n in tokens]), cat_layouts([views[n].keys for n in tokens] + places)
+    s = (q @ k.mT * self.head_dim**-0.5).masked_fill(~sees(lq, lk, mode).to(q.device), float("-inf"))
+    return s.softmax(-1), lq, lk, (v, {n: e[3] for n, e in entered.items()})
+
+@patch
+def flops(self: JointBlock, views: dict, n_cond: int) -> int:
+    "Matrix-product operations of one full sample."
+    n, m = sum(len(v.layout) for v in views.values()), n_cond + sum(len(v.keys) for v in views.values())
+    linear = sum(2 * len(views[k].layout) * (p.qkv.weight.numel() + p.out.weight.numel()) + 2 * p.mod.weight.numel()
+                 for k, p in self.ports.items() if k in views)
+    inner = self.heads * self.head_dim
+    pooled = sum(4 * v.pool.numel() * inner for v in views.values() if v.pool is not None)
+    return linear + 2 * n_cond * self.kv.weight.numel() + 4 * n * m * inner + pooled
