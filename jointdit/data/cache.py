@@ -4,7 +4,7 @@
 __all__ = ['locked', 'ahead', 'tried', 'crew', 'cache_window', 'encode_captions', 'CacheReport', 'plan_all', 'build_cache',
            'cache_command', 'CacheSettings', 'Encoders', 'load_encoders', 'load_meta']
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #c26cab75
+# %% ../../nbs/day02_cache/05_cache.ipynb #9dff6445
 import os, shutil, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ from ..settings import load_settings
 
 _all_ = ["CacheSettings", "Encoders", "load_encoders", "load_meta"]
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #d9234662
+# %% ../../nbs/day02_cache/05_cache.ipynb #5c557387
 @contextmanager
 def locked(
     root,   # the cache
@@ -42,7 +42,7 @@ def locked(
         fcntl.flock(shared, fcntl.LOCK_SH)
         yield
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #bf5085ee
+# %% ../../nbs/day02_cache/05_cache.ipynb #679a7b59
 def ahead(pool, fn, items, depth=8):
     "Results of `fn` in order, computed up to `depth` ahead in other threads."
     if pool is None:
@@ -54,7 +54,7 @@ def ahead(pool, fn, items, depth=8):
         if len(waiting) > depth: y, f = waiting.popleft(); yield y, f.result()
     while waiting: y, f = waiting.popleft(); yield y, f.result()
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #95aacdfa
+# %% ../../nbs/day02_cache/05_cache.ipynb #57a10c5f
 def tried(fn, *args):
     "The result, or the error of a clip that is broken; errors of the machine (disk, memory) still raise."
     try: return fn(*args)
@@ -62,7 +62,7 @@ def tried(fn, *args):
         if is_disk_full(e) or isinstance(e, (MemoryError, torch.OutOfMemoryError)): raise
         return e if isinstance(e, (JointDiTError, ValueError)) else MediaError(f"{type(e).__name__}: {e}")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #d4dcdcd8
+# %% ../../nbs/day02_cache/05_cache.ipynb #b1312b13
 @contextmanager
 def crew(workers, device):
     "A pool of threads; on a CPU each computes with one core, so that a clip's bytes do not depend on the machine's load."
@@ -75,7 +75,7 @@ def crew(workers, device):
         if pool: pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #0ea60cdc
+# %% ../../nbs/day02_cache/05_cache.ipynb #d69c0582
 def cache_window(w, enc: Encoders, s: CacheSettings, store: Store):
     "Read, encode and write one window. Returns None, or the error of a clip that cannot be used."
     media = tried(read_window, w)
@@ -83,7 +83,7 @@ def cache_window(w, enc: Encoders, s: CacheSettings, store: Store):
     try: encode_window(w, media, enc, s, store)
     except MediaError as e: return e
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #253f869e
+# %% ../../nbs/day02_cache/05_cache.ipynb #026d7dd9
 def encode_captions(captions, enc: Encoders, store: Store, pool=None) -> set:
     "Cache the condition of each caption, by itself; returns those that had to be shortened to fit the encoder."
     def one(c):
@@ -94,7 +94,7 @@ def encode_captions(captions, enc: Encoders, store: Store, pool=None) -> set:
     todo = sorted(set(captions))
     return {c for c, cut in progress(ahead(pool, one, todo), f"{store.split}: captions", len(todo)) if cut}
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #206904c3
+# %% ../../nbs/day02_cache/05_cache.ipynb #f53ee618
 @dataclass
 class CacheReport:
     "What a run of caching did."
@@ -110,10 +110,9 @@ class CacheReport:
         return (f"{self.split}: {len(self.clips)} clips in the cache ({self.made} encoded{rate}, {self.kept} were there), "
                 f"{skipped} skipped, {len(self.problems) - skipped} remarks")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #301d1548
-def plan_all(s, split, clock, pool):
-    "(windows, problems) of a split: what will be in the cache, before anything is encoded."
-    entries, problems = find_entries(s.data_root, split, s.val_fraction)
+# %% ../../nbs/day02_cache/05_cache.ipynb #24ae8b1d
+def plan_all(entries, problems, s, split, clock, pool) -> list:
+    "The windows of a split: what will be in the cache, before anything is encoded; more problems are added to the list."
     windows, seen = [], set()
     for e, found in progress(ahead(pool, lambda e: tried(plan, e, s, clock), entries), f"{split}: looking", len(entries)):
         if isinstance(found, Exception): problems.append(Problem(e.id, e.where, str(found)))
@@ -122,9 +121,9 @@ def plan_all(s, split, clock, pool):
                 if w.id in seen: problems.append(Problem(w.id, e.where, f"id {w.id!r} is already taken"))
                 else: windows.append(w)
                 seen.add(w.id)
-    return windows, problems
+    return windows
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #858417f5
+# %% ../../nbs/day02_cache/05_cache.ipynb #7966c84d
 def build_cache(
     settings: CacheSettings,
     split: str = "train",
@@ -132,10 +131,11 @@ def build_cache(
 ) -> CacheReport:
     "Cache a split; finished clips are kept, broken ones reported. Raises CacheError when nothing usable remains."
     t0, s, store = time.time(), settings, Store(settings.cache_dir, split)
+    entries, problems = find_entries(s.data_root, split, s.val_fraction)
     enc = encoders or load_encoders(s)
     check_recipe(s.cache_dir, enc.recipe)
     with locked(s.cache_dir, split), crew(s.workers, enc.video.device) as pool:
-        windows, problems = plan_all(s, split, enc.clock, pool)
+        windows = plan_all(entries, problems, s, split, enc.clock, pool)
         if not store.index_path.is_file(): store.write_index([], enc.recipe, complete=False)
         report = CacheReport(split, problems=problems)
         _encode_all(windows, enc, s, store, report, pool)
@@ -145,7 +145,7 @@ def build_cache(
     if not report.clips: raise CacheError(f"{s.data_root}: nothing usable in the {split} split; {len(problems)} problems, the first: {problems[0] if problems else 'no clips'}")
     return report
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #a0b8cca2
+# %% ../../nbs/day02_cache/05_cache.ipynb #73085107
 def _encode_all(windows, enc, s, store, report, pool):
     "Make what is not there yet, then the captions of all clips that are."
     good = {w.id for w in windows if store.finished(w.id, w.key)}
@@ -160,7 +160,7 @@ def _encode_all(windows, enc, s, store, report, pool):
                         for w in windows for c in w.entry.captions if c in cut]
     report.clips, report.made = [w.id for w in windows], len(windows) - report.kept
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #e5be4819
+# %% ../../nbs/day02_cache/05_cache.ipynb #23055a8d
 def cache_command(
     cfg,                # YAML file
     split: str,

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['examine', 'summary', 'show_table', 'Pair', 'decode_pair', 'loudness_curve', 'lag_of', 'draw', 'choose', 'doctor']
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #873577b1
+# %% ../../nbs/day02_cache/07_doctor.ipynb #9b0878b4
 import html
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from .media import probe, read_clip, write_video, write_wav
 from .store import Store
 from ..timeline import Timeline
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #3a5b8bfc
+# %% ../../nbs/day02_cache/07_doctor.ipynb #87890a1f
 def examine(
     cache_dir,
     split: str,
@@ -36,7 +36,7 @@ def examine(
     problems = load_json(store.problems_path) if store.problems_path.is_file() else []
     return {"index": index, "rows": rows, "broken": broken, "left over": left, "problems": problems, "bytes": _size(store)}
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #5472b3c1
+# %% ../../nbs/day02_cache/07_doctor.ipynb #d0a6177b
 def _row(store, clip) -> dict:
     "One clip's meta with its seconds, and whether its numbers are sound."
     m = store.get_meta(clip)
@@ -52,7 +52,7 @@ def _size(store) -> int:
     return sum(p.stat().st_size for d in ("video_latents", "audio_latents", "img_clip", "first_frames", "meta")
                for p in (store.root / d / store.split).glob("*") if p.is_file())
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #469529ed
+# %% ../../nbs/day02_cache/07_doctor.ipynb #2f7c064a
 def summary(found: dict) -> list:   # of (what, value)
     "The lines of the table for one split."
     rows, stats = found["rows"], found["index"]["statistics"]
@@ -76,7 +76,7 @@ def _stats(s):
     if not s: return "-"
     return f"mean {min(s['mean']):.2f} to {max(s['mean']):.2f}, std {min(s['std']):.2f} to {max(s['std']):.2f} over {len(s['mean'])} channels"
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #760b5066
+# %% ../../nbs/day02_cache/07_doctor.ipynb #f8225918
 def show_table(found: dict, console=None):
     "Print the table of all splits, and every problem with its reason."
     table = Table(title="latent cache")
@@ -89,7 +89,7 @@ def show_table(found: dict, console=None):
         for p in f["problems"][:20]: console.print(f"{split}: {p['where']}: {p['reason']}", style="yellow", markup=False)
         for b in f["broken"][:20]: console.print(f"{split}: damaged: {b}", style="red", markup=False)
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #8c72a35b
+# %% ../../nbs/day02_cache/07_doctor.ipynb #d2c5f6a0
 @dataclass
 class Pair:
     "A clip as it was and as its latents bring it back."
@@ -101,7 +101,7 @@ class Pair:
     lag: float | None = None        # seconds that the decoded sound is late
     likeness: float | None = None   # correlation of the loudness curves
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #224e42e2
+# %% ../../nbs/day02_cache/07_doctor.ipynb #506d39fe
 def decode_pair(store, clip, video, audio) -> Pair:
     "Decode a cached clip, and read its original seconds again if the file is still there."
     m = store.get_meta(clip)
@@ -113,7 +113,7 @@ def decode_pair(store, clip, video, audio) -> Pair:
     pair = Pair(m, clock, (was[0], frames), (was[1], wave))
     return _compared(pair)
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #6d725529
+# %% ../../nbs/day02_cache/07_doctor.ipynb #137b6cb8
 def _original(m, clock):
     "The same seconds from the source file(s)."
     from dataclasses import replace
@@ -123,7 +123,7 @@ def _original(m, clock):
     _, a = read_clip(replace(sound, picture=None), m["start_seconds"], clock, pad=True) if m["has_audio"] else (None, None)
     return v, a
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #0ae8031b
+# %% ../../nbs/day02_cache/07_doctor.ipynb #594fd7c9
 def loudness_curve(wave, rate, hop=0.005):
     "RMS in steps of 5 ms."
     n = round(hop * rate)
@@ -137,7 +137,7 @@ def _compared(p: Pair) -> Pair:
     if a0 is not None and a1 is not None: p.lag, p.likeness = lag_of(a0, a1, p.clock.sample_rate)
     return p
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #00a22594
+# %% ../../nbs/day02_cache/07_doctor.ipynb #b145e7d7
 def lag_of(was, now, rate, longest=0.25):   # (seconds that `now` is late, correlation there)
     "Where the rises of two loudness curves fit best."
     rise = lambda w: (lambda d: (d - d.mean()) / (d.std() + 1e-9))(np.diff(np.log10(loudness_curve(w, rate) + 1e-3)))
@@ -146,7 +146,7 @@ def lag_of(was, now, rate, longest=0.25):   # (seconds that `now` is late, corre
     best = max(score, key=lambda k: (round(score[k], 6), -abs(k)))
     return best * 0.005, score[best]
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #a4e21c10
+# %% ../../nbs/day02_cache/07_doctor.ipynb #a18e0ac5
 def draw(p: Pair) -> Figure:
     "Frames and spectrograms over one time axis: the original above, the decoded below."
     fig = Figure(figsize=(11, 5), layout="constrained")
@@ -157,7 +157,7 @@ def draw(p: Pair) -> Figure:
     axes[-1].set_xlabel("seconds")
     return fig
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #62ffe281
+# %% ../../nbs/day02_cache/07_doctor.ipynb #f96f7e67
 def _strip(ax, frames, clock, name):
     "Every second frame at its time."
     ax.set(ylabel=name, yticks=[], xlim=(0, clock.seconds))
@@ -174,7 +174,7 @@ def _spectrogram(ax, wave, clock):
                 cmap="magma", vmin=-110, vmax=-20)
     ax.set(ylabel="Hz", xlim=(0, clock.seconds))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #90bb983f
+# %% ../../nbs/day02_cache/07_doctor.ipynb #30fc421d
 def choose(rows, n: int) -> list:   # of ids
     "Clips worth a look: spread over the split, and one of each kind."
     ids = [r["id"] for r in rows]
@@ -183,7 +183,7 @@ def choose(rows, n: int) -> list:   # of ids
     spread = [ids[i] for i in np.linspace(0, len(ids) - 1, min(n, len(ids))).round().astype(int)]
     return sorted(dict.fromkeys([*kinds.values(), *spread]), key=ids.index)[:max(n, len(kinds))] if ids else []
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #01a26376
+# %% ../../nbs/day02_cache/07_doctor.ipynb #4dff0bc0
 def _players(p: Pair, folder: Path, name: str) -> str:
     "Write the two players of a clip; returns their HTML."
     cells = []
@@ -195,7 +195,7 @@ def _players(p: Pair, folder: Path, name: str) -> str:
         cells.append(f'<figure><{tag} controls loop src="clips/{f.name}"></{tag}><figcaption>{said}</figcaption></figure>')
     return "".join(cells)
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #7cb41af9
+# %% ../../nbs/day02_cache/07_doctor.ipynb #f51399ce
 def _card(p: Pair, folder: Path, split: str) -> str:
     "One clip of the page."
     name = f"{split}_{p.meta['id']}"
@@ -208,7 +208,7 @@ def _card(p: Pair, folder: Path, split: str) -> str:
     return (f"<section><h3>{html.escape(p.meta['id'])}</h3><p>{html.escape(p.meta.get('caption') or 'no caption')}</p>"
             f'{_players(p, folder, name)}<img src="clips/{name}.png"><ul>{lines}</ul></section>')
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #07ad832c
+# %% ../../nbs/day02_cache/07_doctor.ipynb #89f0711a
 _STYLE = """body{font:15px/1.5 system-ui;max-width:1000px;margin:2em auto;padding:0 1em;background:#16181d;color:#e6e6e6}
 table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #333;text-align:left}
 section{margin:2em 0;border-top:1px solid #444}figure{display:inline-block;margin:.5em 1em .5em 0}video{width:256px}img{width:100%;background:#fff}
@@ -219,12 +219,12 @@ def _page(found, cards) -> str:
     head = "".join(f"<th>{html.escape(s)}</th>" for s in found)
     body = "".join("<tr><td>" + "</td><td>".join(html.escape(x) for x in (l[0][0], *(v for _, v in l))) + "</td></tr>"
                    for l in zip(*(summary(f) for f in found.values())))
-    said = "".join(f"<li>{html.escape(f'{s}: {p['where']}: {p['reason']}')}</li>" for s, f in found.items() for p in f["problems"])
+    said = "".join(f"<li>{html.escape(s + ': ' + p['where'] + ': ' + p['reason'])}</li>" for s, f in found.items() for p in f["problems"])
     return (f'<!doctype html><meta charset="utf-8"><title>cache doctor</title><style>{_STYLE}</style><h1>The cache, looked into</h1>'
             f"<table><tr><th></th>{head}</tr>{body}</table>" + (f"<h2>Problems</h2><ul>{said}</ul>" if said else "") +
             "<h2>Clips</h2><p>Left what was cached, right what its latents bring back. Click for sound.</p>" + "".join(cards))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #0271dc4a
+# %% ../../nbs/day02_cache/07_doctor.ipynb #9fffe2c5
 def doctor(
     cache_dir,                  # made by scripts/data/cache_latents.py
     out="outputs/cache_doctor", # folder, or the .html file in it

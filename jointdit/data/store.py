@@ -4,7 +4,7 @@
 __all__ = ['FOLDERS', 'SUFFIX', 'Store', 'caption_hash', 'context_bytes', 'read_tensors', 'read_context', 'load_meta', 'Moments',
            'fake_cache']
 
-# %% ../../nbs/day02_cache/03_store.ipynb #1c66883c
+# %% ../../nbs/day02_cache/03_store.ipynb #c43447f1
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save
 from ..core import CacheError, Context, derive_seed, load_json, named_rng, save_json, write_atomic
 from ..timeline import Timeline
 
-# %% ../../nbs/day02_cache/03_store.ipynb #8f01216d
+# %% ../../nbs/day02_cache/03_store.ipynb #8d67f784
 FOLDERS = {"v": "video_latents", "a": "audio_latents", "clip": "img_clip", "image": "img_clip", "frame": "first_frames",
            "meta": "meta"}
 SUFFIX = {"v": ".safetensors", "a": ".safetensors", "clip": ".pt", "image": ".safetensors", "frame": ".png", "meta": ".json"}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #beb0aa1d
+# %% ../../nbs/day02_cache/03_store.ipynb #d0a03992
 class Store:
     "One split of a cache: where each file lies, how it is written and read."
     def __init__(self, cache_dir, split): self.root, self.split = Path(cache_dir), split
@@ -34,16 +34,17 @@ class Store:
     def text_path(self, encoder, caption):
         return self.root / "text" / encoder / f"{caption_hash(caption)}.safetensors"
 
-# %% ../../nbs/day02_cache/03_store.ipynb #242a2fa6
+# %% ../../nbs/day02_cache/03_store.ipynb #f4db3182
 def caption_hash(caption: str) -> str:
     "16 hex digits that name a caption's file."
     return f"{derive_seed('caption', caption):016x}"
 
-# %% ../../nbs/day02_cache/03_store.ipynb #00403265
+# %% ../../nbs/day02_cache/03_store.ipynb #32ce1e2e
 def context_bytes(c: Context) -> bytes:
     "A `Context` of one as safetensors."
-    return save({"pooled": c.pooled[0].float().cpu().contiguous(), "tokens": c.tokens[0].float().cpu().contiguous(),
-                 "mask": c.mask[0].cpu().contiguous()})
+    return save({"pooled": _own(c.pooled[0]), "tokens": _own(c.tokens[0]), "mask": c.mask[0].cpu().clone()})
+
+def _own(x): return x.detach().float().cpu().contiguous().clone()
 
 def read_tensors(path) -> dict:
     "A safetensors file. Raises CacheError."
@@ -56,7 +57,7 @@ def read_context(path) -> Context:
     d = read_tensors(path)
     return Context(d["pooled"][None], d["tokens"][None], d["mask"].bool()[None])
 
-# %% ../../nbs/day02_cache/03_store.ipynb #6ac7195b
+# %% ../../nbs/day02_cache/03_store.ipynb #5da9e31d
 @patch
 def put_text(self: Store, encoder, caption, context):
     "Keep the condition of a caption, once for all clips that share it."
@@ -65,7 +66,7 @@ def put_text(self: Store, encoder, caption, context):
 @patch
 def get_text(self: Store, encoder, caption) -> Context: return read_context(self.text_path(encoder, caption))
 
-# %% ../../nbs/day02_cache/03_store.ipynb #39b68d10
+# %% ../../nbs/day02_cache/03_store.ipynb #13aaa89c
 @patch
 def put(self: Store,
     meta: dict,         # id, timeline, ... ; presence and file names are filled in here
@@ -84,17 +85,17 @@ def put(self: Store,
     save_json(self.path("meta", clip), meta)
     return meta
 
-# %% ../../nbs/day02_cache/03_store.ipynb #f31c6032
+# %% ../../nbs/day02_cache/03_store.ipynb #978e4b56
 def _payload(kind, x) -> bytes:
     "What goes into the file of this kind."
-    if kind in "va": return save({"latents": x.float().cpu().contiguous()})
+    if kind in "va": return save({"latents": _own(x)})
     if kind == "image": return context_bytes(x)
     if kind == "frame": return x
     buffer = io.BytesIO()
-    torch.save(x.pooled[0].float().cpu().clone(), buffer)
+    torch.save(_own(x.pooled[0]), buffer)
     return buffer.getvalue()
 
-# %% ../../nbs/day02_cache/03_store.ipynb #e4ea4886
+# %% ../../nbs/day02_cache/03_store.ipynb #dbeee307
 @patch
 def get_meta(self: Store, clip) -> dict:
     "A clip's meta, its file names brought up to date with where the cache lies now. Raises CacheError."
@@ -114,7 +115,7 @@ def load_meta(
         meta[key] = str(store.path(kind, path.stem)) if meta.get(key) else None
     return meta | {"clip_tokens": str(store.path("image", path.stem)) if meta["clip_file"] else None}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #513896d3
+# %% ../../nbs/day02_cache/03_store.ipynb #5ab2e6ac
 @patch
 def finished(self: Store, clip, source_key) -> dict | None:
     "The meta of a clip that is cached completely and from the same source, else None."
@@ -125,7 +126,7 @@ def finished(self: Store, clip, source_key) -> dict | None:
     files = [meta[k] for k in ("v_file", "a_file", "clip_file", "clip_tokens", "img_firstframe") if meta[k]]
     return meta if meta.get("source_key") == source_key and all(Path(f).is_file() for f in files) else None
 
-# %% ../../nbs/day02_cache/03_store.ipynb #f70b860c
+# %% ../../nbs/day02_cache/03_store.ipynb #802a6b5d
 @dataclass
 class Moments:
     "Mean and standard deviation per channel, gathered clip by clip (Chan, Golub and LeVeque 1979)."
@@ -148,7 +149,7 @@ class Moments:
         if not self.n: return None
         return {"mean": self.mean.tolist(), "std": (self.m2 / self.n).sqrt().tolist(), "count": self.n}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #6cd346c6
+# %% ../../nbs/day02_cache/03_store.ipynb #a2b40c9e
 @patch
 def write_index(self: Store,
     clips,              # ids, in the order of the dataset
@@ -169,7 +170,7 @@ def write_index(self: Store,
     save_json(self.index_path, index)
     return index
 
-# %% ../../nbs/day02_cache/03_store.ipynb #eda94264
+# %% ../../nbs/day02_cache/03_store.ipynb #ac74beba
 @patch
 def latents(self: Store, meta) -> tuple:
     "((T, C, H, W) or None, (C, L, F) or None) of a clip."
@@ -182,7 +183,7 @@ def read_index(self: Store) -> dict:
         raise CacheError(f"{self.root}: no cached {self.split} split ({self.index_path.name} is missing). Run: make cache-{self.split}")
     return load_json(self.index_path)
 
-# %% ../../nbs/day02_cache/03_store.ipynb #8fced43c
+# %% ../../nbs/day02_cache/03_store.ipynb #2f3edb22
 def fake_cache(
     folder,                     # cache folder to make
     n: int = 8,                 # clips
