@@ -6,7 +6,7 @@
 __all__ = ['Kit', 'load_kit', 'Job', 'prepare', 'Result', 'generate', 'replay', 'InferSettings', 'SamplerSettings',
            'SampleReport', 'Given', 'sample_latents', 'measure_lag']
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #945cc5f4
+# %% ../../nbs/day06_sampler/04_infer.ipynb #dbead568
 import torch
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..train.path import given_latents
 
 _all_ = ["InferSettings", "SamplerSettings", "SampleReport", "Given", "sample_latents", "measure_lag"]
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #00c2c671
+# %% ../../nbs/day06_sampler/04_infer.ipynb #6e9b6139
 @dataclass
 class Kit:
     "What is loaded once and used for many requests."
@@ -45,7 +45,7 @@ class Kit:
     recipe: dict = field(default_factory=dict)  # fingerprints that the checkpoint was trained on
     about: dict = field(default_factory=dict)  # stage and step
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #4ffbccad
+# %% ../../nbs/day06_sampler/04_infer.ipynb #98bcaf3c
 def _load_codecs(s: InferSettings, device, use_clip: bool) -> tuple:
     "Video codec, audio codec and CLIP (or None); weights stay fp32, inputs are cast to them."
     clip = CLIPCondEncoder(s.clip.variant, s.clip.pretrained, device=device) if use_clip else None
@@ -56,7 +56,7 @@ def _knobs(s: InferSettings, info) -> Knobs:
     "The checkpoint's knobs, and over them those that the request sets."
     return Knobs(**{**info.knobs, **s.knobs.model_dump(exclude_unset=True)})
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #713746ba
+# %% ../../nbs/day06_sampler/04_infer.ipynb #d345689e
 def load_kit(
     s: InferSettings,
     root="checkpoints",  # where to look for the newest checkpoint
@@ -79,7 +79,7 @@ def load_kit(
     trained = Timeline.from_dict(info.data["timeline"]) if info.data.get("timeline") else Timeline(24, 12)
     return Kit(model, video, audio, clip, trained, device, dtype, path, file_hash(path), recipe, dict(stage=info.stage, step=info.step))
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #f0f388d5
+# %% ../../nbs/day06_sampler/04_infer.ipynb #69f4839f
 def _text(kit: Kit, prompt: str, what: str = "prompt") -> Context | None:
     "The condition of a prompt; None for an empty one or without CLIP. Raises SampleError, AssetError."
     if not prompt.strip() or kit.clip is None: return None
@@ -88,7 +88,7 @@ def _text(kit: Kit, prompt: str, what: str = "prompt") -> Context | None:
     if most and n > most: raise SampleError(f"the {what} has {n} tokens, this checkpoint reads {most}: {prompt[:60]!r}... Shorten it.")
     return ctx
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #7fdefa4e
+# %% ../../nbs/day06_sampler/04_infer.ipynb #93b0febe
 def _first_frame(s: InferSettings, kit: Kit, clock: Timeline, meta) -> tuple:
     "(picture (H, W, 3) or None, latent (C, h, w) or None, files used)."
     h, w = clock.video.height, clock.video.width
@@ -102,7 +102,7 @@ def _first_frame(s: InferSettings, kit: Kit, clock: Timeline, meta) -> tuple:
     latent = Store(Path(s.ref_meta).parents[2], "").latents(meta | dict(a_file=None))[0] if meta["v_file"] else None
     return frame, kit.video.encode(frame[None])[0] if latent is None else latent[0], [meta["img_firstframe"]]
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #ca1c0073
+# %% ../../nbs/day06_sampler/04_infer.ipynb #4fe50eed
 @dataclass
 class Job:
     "A request, made ready: everything that its seeds share."
@@ -116,7 +116,7 @@ class Job:
     files: list = field(default_factory=list)  # media that went in
     notes: list = field(default_factory=list)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #ca7b90f0
+# %% ../../nbs/day06_sampler/04_infer.ipynb #a18eb63a
 def _track(path, kind: str, start: float, seconds: float):
     "The file's info, if its picture or sound covers these seconds. Raises SampleError."
     info = probe(path)
@@ -136,7 +136,7 @@ def _wave(path, start: float, clock: Timeline, n: int):
     info = _track(path, "sound", start, n / clock.sample_rate)
     return read_wave(info, start, n, clock.sample_rate)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #f4636e95
+# %% ../../nbs/day06_sampler/04_infer.ipynb #206a4288
 def _whole_stream(s: InferSettings, kit: Kit, job: Job):
     "Video to audio and audio to video: one stream is given from its first to its last latent."
     c = job.clock
@@ -148,7 +148,7 @@ def _whole_stream(s: InferSettings, kit: Kit, job: Job):
         job.given = Given(a=kit.audio.encode(job.wave)[None], a_mask=torch.ones(c.n_audio_latents, dtype=torch.bool))
     job.files.append(s.given_video or s.given_audio)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #2a6f5a7d
+# %% ../../nbs/day06_sampler/04_infer.ipynb #89bac522
 def _padded(x, n: int, axis: int):
     "A batch of one, with zeros after what is there, up to n along a time axis."
     if x is None: return None
@@ -171,7 +171,7 @@ def _beginning(s: InferSettings, kit: Kit, job: Job, meta):
     job.given = Given(_padded(v, c.n_video_latents, 0), _padded(a, c.n_audio_latents, 1), m_v, m_a)
     job.files.append(s.ref_meta if info is None else s.continue_from)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #2fdf65cd
+# %% ../../nbs/day06_sampler/04_infer.ipynb #66c31253
 def prepare(s: InferSettings, kit: Kit, say=print) -> Job:
     "Clock, conditions and given latents of a request. Raises SampleError, MediaError, CacheError."
     meta = load_meta(s.ref_meta) if s.ref_meta else None
@@ -195,7 +195,7 @@ def _add_image(s: InferSettings, kit: Kit, job: Job, meta):
     job.given.v = _padded(latent[None], job.clock.n_video_latents, 0)
     job.given.v_mask = torch.arange(job.clock.n_video_latents) < 1
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #96c4cbbf
+# %% ../../nbs/day06_sampler/04_infer.ipynb #c7f73e8d
 @dataclass
 class Result:
     "One clip: arrays, files and card."
@@ -209,18 +209,18 @@ class Result:
     card_path: Path
     card: dict
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #835c9cbc
+# %% ../../nbs/day06_sampler/04_infer.ipynb #1aa27894
 def _card(s, kit, job, seed, stages, report, lag) -> dict:
     "What the card says, before the files' hashes."
     own = s.model_copy(update=dict(seeds=[seed], ckpt=str(kit.path) if kit.path else None, knobs=getattr(kit.model, "knobs", s.knobs).model_copy(update=dict(max_t=s.knobs.max_t))))
     return dict(request=request_hash(s, seed, kit.hash), direction=direction(s), seed=seed, prompt=s.prompt, settings=own.model_dump(mode="json"),
-                checkpoint=dict(path=str(kit.path), sha256=kit.hash, **kit.about),
+                checkpoint=dict(file=str(kit.path), sha256=kit.hash, **kit.about),
                 codecs=dict(video=kit.video.fingerprint, audio=kit.audio.fingerprint, clip=kit.clip.fingerprint if kit.clip else None),
                 inputs={str(p): file_hash(p) for p in job.files}, timeline=job.clock.to_dict(), commit=commit(), where=where(kit.device),
                 evaluations=report.evaluations, branches=report.branches, seconds={k: round(x, 3) for k, x in stages.seconds.items()},
                 peak_memory_gib={k: round(x, 3) for k, x in stages.peaks.items()}, lag=lag, notes=job.notes)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #c588ce93
+# %% ../../nbs/day06_sampler/04_infer.ipynb #9932d1dd
 def _one(s: InferSettings, kit: Kit, job: Job, seed: int, stages: Stages, watch=None) -> Result:
     "Sample, decode and write the clip of one seed."
     c, name = job.clock, f"seed{seed:03d}_steps{s.steps:02d}"
@@ -236,7 +236,7 @@ def _one(s: InferSettings, kit: Kit, job: Job, seed: int, stages: Stages, watch=
     card = save_card(path, _card(s, kit, job, seed, stages, report, lag), files, frames, wave)
     return Result(seed, frames, wave, v[0].cpu(), a[0].cpu(), c, files, path, card)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #187831dc
+# %% ../../nbs/day06_sampler/04_infer.ipynb #35299b42
 def generate(
     s: InferSettings,
     kit: Kit | None = None,  # what is loaded already; None: load it
@@ -262,11 +262,11 @@ def generate(
 def _lag_words(lag: dict) -> str:
     return f"sound {lag['lag_ms']:+d} ms" if lag["lag_ms"] is not None else f"lag not measured ({lag['reason']})"
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #83439710
+# %% ../../nbs/day06_sampler/04_infer.ipynb #f186a75f
 def _check_inputs(path, card: dict):
     "Raises SampleError when the checkpoint or a given file is not what it was."
     ckpt = card["checkpoint"]
-    for p, h in {ckpt["path"]: ckpt["sha256"], **card["inputs"]}.items():
+    for p, h in {ckpt["file"]: ckpt["sha256"], **card["inputs"]}.items():
         if not Path(p).is_file(): raise SampleError(f"{path}: the clip was made from {p}, which is not there any more.")
         if (now := file_hash(p)) != h:
             raise SampleError(f"{path}: {p} has changed since: its hash was {h[:16]}, it is {now[:16]}. The clip cannot be made again from it.")
@@ -277,7 +277,7 @@ def _check_codecs(path, card: dict, kit: Kit):
     if odd := [f"{k} {h} then, {now[k]} now" for k, h in card["codecs"].items() if h != now[k]]:
         raise SampleError(f"{path}: the clip was made with other codecs ({'; '.join(odd)}). Put the folders of then back, or make the clip anew.")
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #75d746c1
+# %% ../../nbs/day06_sampler/04_infer.ipynb #e0dc6d32
 def replay(
     path,  # card of a clip
     out_dir=None,  # where the new files go; None: a folder `replay` beside the card
