@@ -3,17 +3,18 @@
 # %% auto #0
 __all__ = ['Track', 'MediaInfo', 'opened', 'why', 'probe', 'resize_center_crop', 'read_image']
 
-# %% ../../nbs/day02_cache/00_files.ipynb #9b9a49d1
+# %% ../../nbs/day02_cache/00_files.ipynb #9e1b8329
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..core import MediaError
 
-# %% ../../nbs/day02_cache/00_files.ipynb #03b70450
+# %% ../../nbs/day02_cache/00_files.ipynb #fe881909
 @dataclass(frozen=True)
 class Track:
     "One stream of a file, with the seconds that it truly covers."
@@ -29,7 +30,7 @@ class Track:
     aspect: float = 1.0   # width of a pixel / its height
     channels: int = 0     # of sound
 
-# %% ../../nbs/day02_cache/00_files.ipynb #da09bdb0
+# %% ../../nbs/day02_cache/00_files.ipynb #69c137ee
 @dataclass(frozen=True)
 class MediaInfo:
     "What a file holds: at most one picture track and one sound track, by a fixed rule."
@@ -39,21 +40,25 @@ class MediaInfo:
     sound: Track | None
     streams: int            # how many streams there were to choose from
 
-    @property
-    def has_video(self): return self.picture is not None
-    @property
-    def has_audio(self): return self.sound is not None
+# %% ../../nbs/day02_cache/00_files.ipynb #71c998a9
+@patch(as_prop=True)
+def has_video(self: MediaInfo) -> bool: return self.picture is not None
 
-    @property
-    def span(self) -> tuple[float, float]:
-        "Seconds that every track covers: (start, end)."
-        tracks = [t for t in (self.picture, self.sound) if t]
-        return max(t.start for t in tracks), min(t.end for t in tracks)
+@patch(as_prop=True)
+def has_audio(self: MediaInfo) -> bool: return self.sound is not None
 
-    @property
-    def duration(self) -> float: return max(t.end for t in (self.picture, self.sound) if t)
+@patch(as_prop=True)
+def span(self: MediaInfo) -> tuple:
+    "Seconds that every track covers: (start, end)."
+    tracks = [t for t in (self.picture, self.sound) if t]
+    return max(t.start for t in tracks), min(t.end for t in tracks)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #24ea7134
+@patch(as_prop=True)
+def duration(self: MediaInfo) -> float:
+    "Seconds until the last track ends."
+    return max(t.end for t in (self.picture, self.sound) if t)
+
+# %% ../../nbs/day02_cache/00_files.ipynb #c374e6b7
 def _pick(container):
     "Picture: not a cover image, default first, then the largest. Sound: default first, then the highest rate."
     def default(s): return bool(s.disposition & av.stream.Disposition.default)
@@ -64,7 +69,7 @@ def _pick(container):
     a = max(sounds, key=lambda s: (default(s), s.rate or 0, -s.index), default=None)
     return v, a
 
-# %% ../../nbs/day02_cache/00_files.ipynb #50f477b3
+# %% ../../nbs/day02_cache/00_files.ipynb #f3cbdebc
 def _scan(container, streams):
     "Read the packets without decoding them: stream index -> [first second, last second, count]."
     found = {}
@@ -76,7 +81,7 @@ def _scan(container, streams):
         seen[:3] = min(seen[0], t), max(seen[1], t + seen[3]), seen[2] + 1
     return found
 
-# %% ../../nbs/day02_cache/00_files.ipynb #2795caa0
+# %% ../../nbs/day02_cache/00_files.ipynb #bc4aa942
 def _track(s, seen, origin):
     "A stream and what `_scan` saw of it, as a `Track`."
     declared = float(s.duration * s.time_base + (s.start_time or 0) * s.time_base) if s.duration else 0.
@@ -86,7 +91,7 @@ def _track(s, seen, origin):
                  float((s.average_rate if video else s.rate) or 0), seen[2],
                  s.width if video else 0, s.height if video else 0, aspect or 1., 0 if video else s.channels)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #a7db4ea8
+# %% ../../nbs/day02_cache/00_files.ipynb #692f56aa
 def opened(path):
     "Open a file for reading; every way in which that fails is a `MediaError` that names it."
     path = Path(path)
@@ -101,25 +106,7 @@ def opened(path):
 
 def why(e): return getattr(e, "strerror", None) or str(e)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #522f5cc0
-def probe(
-    path,               # any file that FFmpeg reads
-) -> MediaInfo:
-    "Find the picture and sound of a file and the seconds each truly covers. Raises MediaError."
-    path = Path(path)
-    with opened(path) as c:
-        v, a = _pick(c)
-        if not (v or a): raise MediaError(f"{path}: holds neither picture nor sound ({len(c.streams)} streams).")
-        try: found = _scan(c, [s for s in (v, a) if s])
-        except av.FFmpegError as e: raise MediaError(f"{path}: damaged or cut short ({why(e)}).") from e
-        origin = (c.start_time or 0) / 1e6
-        tracks = [_track(s, found[s.index], origin) if s and s.index in found else None for s in (v, a)]
-        info = MediaInfo(path, origin, *tracks, len(c.streams))
-    if not any(tracks): raise MediaError(f"{path}: its streams hold no data. It is damaged or cut short.")
-    _whole(info)
-    return info
-
-# %% ../../nbs/day02_cache/00_files.ipynb #af2b7998
+# %% ../../nbs/day02_cache/00_files.ipynb #9ed9763b
 def _whole(info):
     "Refuse a file whose header promises clearly more than its data holds."
     for t in (info.picture, info.sound):
@@ -127,7 +114,23 @@ def _whole(info):
             raise MediaError(f"{info.path}: cut short: its header promises {t.declared:.2f} s of {t.codec}, "
                              f"its data ends at {t.end:.2f} s. Copy or download it again.")
 
-# %% ../../nbs/day02_cache/00_files.ipynb #6f5d0c65
+# %% ../../nbs/day02_cache/00_files.ipynb #ae55e66a
+def probe(
+    path,               # any file that FFmpeg reads
+) -> MediaInfo:
+    "Find the picture and sound of a file and the seconds each truly covers. Raises MediaError."
+    with opened(path) as c:
+        chosen, origin = _pick(c), (c.start_time or 0) / 1e6
+        if not any(chosen): raise MediaError(f"{path}: holds neither picture nor sound ({len(c.streams)} streams).")
+        try: found = _scan(c, [s for s in chosen if s])
+        except av.FFmpegError as e: raise MediaError(f"{path}: damaged or cut short ({why(e)}).") from e
+        tracks = [_track(s, found[s.index], origin) if s and s.index in found else None for s in chosen]
+        info = MediaInfo(Path(path), origin, *tracks, len(c.streams))
+    if not any(tracks): raise MediaError(f"{path}: its streams hold no data. It is damaged or cut short.")
+    _whole(info)
+    return info
+
+# %% ../../nbs/day02_cache/00_files.ipynb #c979615c
 def resize_center_crop(
     frames: np.ndarray,  # (T, H, W, 3) uint8
     height: int,         # pixels wanted
@@ -135,17 +138,20 @@ def resize_center_crop(
     aspect: float = 1.0, # width of a stored pixel / its height
 ) -> np.ndarray:         # (T, height, width, 3) uint8
     "Cut the largest centred piece of the wanted shape and resize it with an antialiasing filter."
-    T, H, W, _ = frames.shape
+    H, W = frames.shape[1:3]
     scale = max(height / H, width / (W * aspect))
-    ch, cw = min(H, max(1, round(height / scale))), min(W, max(1, round(width / scale / aspect)))
-    top, left = (H - ch) // 2, (W - cw) // 2
-    x = frames[:, top:top + ch, left:left + cw]
-    if (ch, cw) == (height, width): return np.ascontiguousarray(x)
-    x = torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2)
-    x = torch.nn.functional.interpolate(x.float(), (height, width), mode="bilinear", antialias=True)
+    h, w = min(H, max(1, round(height / scale))), min(W, max(1, round(width / scale / aspect)))
+    top, left = (H - h) // 2, (W - w) // 2
+    x = np.ascontiguousarray(frames[:, top:top + h, left:left + w])
+    return x if (h, w) == (height, width) else _resize(x, height, width)
+
+def _resize(x, height, width):
+    "Every pixel of the result is an average of all that lie under it, so fine texture does not flicker."
+    x = torch.from_numpy(x).permute(0, 3, 1, 2).float()
+    x = torch.nn.functional.interpolate(x, (height, width), mode="bilinear", antialias=True)
     return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
-# %% ../../nbs/day02_cache/00_files.ipynb #d558c701
+# %% ../../nbs/day02_cache/00_files.ipynb #52633582
 def read_image(
     path,               # PNG, JPEG, ...
     height: int = 0,    # pixels; 0 keeps the file's own
