@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jointdit.core import JointDiTError, SettingsError
-from jointdit.toyworld import (FPS, FRAMES, RATE, SECONDS, SHARP, captions_of, combinations, held_out, is_held_out, make_clip,
+from jointdit.toyworld import (FPS, FRAMES, RATE, SECONDS, SHARP, captions_of, clip_row, combinations, held_out, is_held_out, make_clip,
                                procedural_frames, procedural_wave, render_batch, spec, write_dataset)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -327,3 +327,7 @@ def test_command_line(tmp_path):
     run = subprocess.run([*script, "--out", str(tmp_path / "blocked/toy"), "--train", "1", "--val", "0"],
                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert run.returncode == 2 and "blocked" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_every_row_is_json():
+    for i in range(120): json.dumps(clip_row(make_clip(i), str(i)))
