@@ -12,7 +12,7 @@ def render(notebook: Path) -> str:
     parts = []
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"]).strip()
-        if not source or source.startswith("#| hide") or "parameters" in cell["metadata"].get("tags", []):
+        if not source or source.startswith("#| hide"):
             continue
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
     # nbs/ lies one level down: what is ../docs there is docs here, and a day's folder there is nbs/day here

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,15 @@ def run(notebook: Path, out: Path, wanted: dict) -> float:
     return time.time() - start
 
 
+def attempt(notebook: Path, wanted: dict) -> tuple:
+    "(seconds, None) or (0, what went wrong): every notebook is reported, not only the first that fails."
+    with tempfile.TemporaryDirectory() as tmp:
+        try:
+            return run(notebook, Path(tmp) / notebook.name, wanted), None
+        except (Exception, SystemExit) as error:
+            return 0.0, str(error)
+
+
 def git_state() -> str:
     "What git sees as changed, so that a notebook that writes into the tree is caught."
     done = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True)
@@ -56,26 +66,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="*", help="run only notebooks whose path contains one of these words")
     parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME=VALUE", help="inject a parameter into each")
+    parser.add_argument("-w", "--workers", type=int, default=min(2, os.cpu_count() or 1), help="notebooks at a time")
     args = parser.parse_args()
     wanted = {k: ast.literal_eval(v) for k, v in (p.split("=", 1) for p in args.param)}
     os.environ.setdefault("PYTHONPATH", str(ROOT))
     notebooks = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
     notebooks = [p for p in notebooks if not args.only or any(w in str(p) for w in args.only)]
-    before, failed, total = git_state(), [], 0.0
-    for i, notebook in enumerate(notebooks, 1):
-        with tempfile.TemporaryDirectory() as tmp:
-            name = str(notebook.relative_to(ROOT))
-            try:
-                seconds = run(notebook, Path(tmp) / notebook.name, wanted)
-            except Exception as error:      # report every notebook, not only the first that fails
-                failed.append(name)
-                print(f"[{i}/{len(notebooks)}] {name}: FAILED\n{error}", flush=True)
-                continue
-        total += seconds
-        print(f"[{i}/{len(notebooks)}] {name}: {seconds:.1f} s", flush=True)
+    before, failed, start = git_state(), [], time.time()
+    with ThreadPoolExecutor(args.workers) as pool:          # each run has a kernel process of its own
+        done = {pool.submit(attempt, p, wanted): str(p.relative_to(ROOT)) for p in notebooks}
+        for i, future in enumerate(as_completed(done), 1):
+            seconds, error = future.result()
+            if error:
+                failed.append(done[future])
+            print(f"[{i}/{len(notebooks)}] {done[future]}: " + (f"FAILED\n{error}" if error else f"{seconds:.1f} s"), flush=True)
     if git_state() != before:
         failed.append("a notebook changed the tree: " + git_state())
-    print(f"{len(notebooks) - len(failed)} passed, {len(failed)} failed in {total:.0f} s of notebooks")
+    print(f"{len(notebooks) - len(failed)} passed, {len(failed)} failed in {time.time() - start:.0f} s")
     return 1 if failed or not notebooks else 0
 
 
