@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from jointdit.assets import unet_config as U
-from jointdit.assets.unet_config import (AUDIOLDM2, LAYOUTS, PARAMETERS, SVD, build_meta, clean_folder, disagreements,
-                                         load_unet_config, sanitise)
+from jointdit.assets.unet_config import AUDIOLDM2, LAYOUTS, PARAMETERS, SVD, build_meta, sanitise
+from jointdit.assets.unet_weights import clean_folder, disagreements, load_unet_config
 from jointdit.core import AssetError
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +75,7 @@ def test_only_a_class_name():
 
 
 @pytest.mark.parametrize("config,says", [
-    ({}, "at least one key"), ([], "JSON object"), (None, "JSON object"), ({"a": 1}, "does not say which"),
+    ({}, "object with keys"), ([], "JSON object"), (None, "JSON object"), ({"a": 1}, "does not say which"),
     (spoil(AUDIOLDM2, block_out_channels=[1, 2, 3], down_block_types=["DownBlock2D"]), "cannot be known"),
     (spoil(AUDIOLDM2, block_out_channels=128), "cannot be understood"), (spoil(AUDIOLDM2, cross_attention_dim="wide"), "cannot be understood|positive"),
     (spoil(AUDIOLDM2, cross_attention_dim=[[None], [768], [1024]]), "which belongs where"),
@@ -124,7 +124,7 @@ def test_weights_have_the_last_word(tmp_path):
     folder = write(tmp_path/"unet", small)
     save_file(weights, folder/"diffusion_pytorch_model.safetensors")
     assert disagreements(small, folder/"diffusion_pytorch_model.safetensors") == []
-    assert "exactly these tensors" in clean_folder(folder)
+    assert "exactly the tensors" in clean_folder(folder)
     write(folder, spoil(small, cross_attention_dim=[[None, 16]]*4))
     with pytest.raises(AssetError, match="do not fit the config"): clean_folder(folder)
 

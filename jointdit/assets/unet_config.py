@@ -4,17 +4,15 @@
 __all__ = ['SVD', 'AUDIOLDM2', 'LAYOUTS', 'PARAMETERS', 'RULES', 'FRACTIONS', 'TRANSLATED', 'PER_LEVEL', 'model_class',
            'build_meta', 'count_parameters', 'Finding', 'rule', 'guess_class', 'class_name', 'plain', 'types',
            'known_keys', 'heads', 'unknown_keys', 'class_default', 'missing_keys', 'mirrored', 'levels', 'per_level',
-           'cross_attention', 'flat', 'sizes', 'arithmetic', 'sanitise', 'shapes_in', 'disagreements', 'clean_folder',
-           'load_unet_config']
+           'cross_attention', 'flat', 'sizes', 'head_numbers', 'arithmetic', 'sanitise']
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #256a318a
-import copy, difflib, inspect, json, struct
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #e628e2ad
+import copy, difflib, inspect, json
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..core import AssetError, load_json, save_json
+from ..core import AssetError
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #5e43f860
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #6f32573b
 _ST = "SpatioTemporal"
 SVD = {"_class_name": "UNetSpatioTemporalConditionModel", "in_channels": 8, "out_channels": 4,
        "down_block_types": [f"CrossAttnDownBlock{_ST}"]*3 + [f"DownBlock{_ST}"],
@@ -23,7 +21,7 @@ SVD = {"_class_name": "UNetSpatioTemporalConditionModel", "in_channels": 8, "out
        "num_attention_heads": [5, 10, 20, 20], "addition_time_embed_dim": 256,
        "projection_class_embeddings_input_dim": 768, "num_frames": 14}
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #edcc6c9c
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #045e89cc
 AUDIOLDM2 = {"_class_name": "AudioLDM2UNet2DConditionModel", "in_channels": 8, "out_channels": 8,
              "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"]*3,
              "up_block_types": ["CrossAttnUpBlock2D"]*3 + ["UpBlock2D"],
@@ -32,24 +30,26 @@ AUDIOLDM2 = {"_class_name": "AudioLDM2UNet2DConditionModel", "in_channels": 8, "
 LAYOUTS = {c["_class_name"]: c for c in (SVD, AUDIOLDM2)}
 PARAMETERS = {"UNetSpatioTemporalConditionModel": 1_524_623_082, "AudioLDM2UNet2DConditionModel": 346_943_496}
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #d6bfa988
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #db383515
 def model_class(name):
     "The diffusers class of a U-Net config."
     import diffusers
     if name not in LAYOUTS: raise AssetError(f"_class_name {name!r} is none of {', '.join(LAYOUTS)}.")
     return getattr(diffusers, name)
 
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #f05d6135
 def build_meta(config):
     "The model that a config describes, on the meta device: shapes without data."
     import torch
     keys = inspect.signature(model_class(config["_class_name"]).__init__).parameters
-    with torch.device("meta"): return model_class(config["_class_name"])(**{k: v for k, v in config.items() if k in keys})
+    with torch.device("meta"): return model_class(config["_class_name"])(**{k: config[k] for k in config if k in keys})
 
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #54804189
 def count_parameters(config) -> int:
     "How many parameters the model of a config has."
     return sum(p.numel() for p in build_meta(config).parameters())
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #bf963cd9
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #b6a0358d
 @dataclass(frozen=True)
 class Finding:
     "One thing that was wrong with a config."
@@ -64,6 +64,7 @@ class Finding:
 RULES = []
 def rule(f): RULES.append(f); return f
 
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #60428a88
 def _set(config, key, value, problem):
     "Change an entry and report it."
     found = config.get(key, "(absent)")
@@ -71,7 +72,7 @@ def _set(config, key, value, problem):
     else: config[key] = value
     return Finding(key, found, problem, "(removed)" if value is ... else value)
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #3fd92f79
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #587e4078
 def guess_class(config) -> str:
     "The class that a config's content points to. Raises AssetError if it points nowhere."
     text = json.dumps([config.get("down_block_types"), config.get("up_block_types")], default=str)
@@ -80,18 +81,19 @@ def guess_class(config) -> str:
     nested = isinstance(wide, (list, tuple)) and any(isinstance(x, (list, tuple)) or x is None for x in wide)
     if nested or config.get("in_channels") == 8 or "audioldm" in str(config.get("_name_or_path", "")).lower():
         return AUDIOLDM2["_class_name"]
-    raise AssetError("This config does not say which U-Net it describes, and its content fits neither Stable Video Diffusion nor "
-                     f"AudioLDM2. Set \"_class_name\" to one of {', '.join(LAYOUTS)}.")
+    raise AssetError("This config does not say which U-Net it describes, and its content fits neither Stable Video "
+                     f"Diffusion nor AudioLDM2. Set \"_class_name\" to one of {', '.join(LAYOUTS)}.")
 
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #6e387b4b
 @rule
 def class_name(config):
     "The model's class must be named."
     name = config.get("_class_name")
     if name in LAYOUTS: return
-    why = "missing: nothing says which model to build" if not name else "another class than the one that these weights belong to"
+    why = "another class than the one that these weights belong to" if name else "missing: which model is to be built?"
     yield _set(config, "_class_name", guess_class(config), why)
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #bb9e4b33
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #8ff3efc6
 def plain(value):
     "Numbers, None, lists: what JSON means, whatever became of it."
     if isinstance(value, (list, tuple)): return [plain(v) for v in value]
@@ -110,27 +112,29 @@ def types(config):
         if json.dumps(clean := plain(value), default=str) != json.dumps(value, default=str) or isinstance(value, tuple):
             yield _set(config, key, clean, "text or another type where JSON has numbers, null and lists")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #cc90e1a8
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #9b980599
 def known_keys(config):
     "The keys that the model's class takes."
     return set(inspect.signature(model_class(config["_class_name"]).__init__).parameters) - {"self"}
 
-TRANSLATED = {"context_dim": "cross_attention_dim", "channel_widths": "block_out_channels", "num_res_blocks": "layers_per_block"}
+TRANSLATED = {"context_dim": "cross_attention_dim", "channel_widths": "block_out_channels",
+              "num_res_blocks": "layers_per_block"}
 
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #d264d2a3
 @rule
 def heads(config):
     "Attention heads have two names, and both are wrong somewhere."
-    audio = config["_class_name"] == AUDIOLDM2["_class_name"]
-    wrong, right = ("num_attention_heads", "attention_head_dim") if audio else ("attention_head_dim", "num_attention_heads")
-    if config.get(wrong) is None: return
-    why = ("the class refuses this name; its `attention_head_dim` holds the NUMBER of heads (a naming slip that diffusers keeps "
-           "for compatibility)" if audio else "not a key of this class, so it would be ignored")
-    value = config[wrong]
+    names, why = ["attention_head_dim", "num_attention_heads"], "not a key of this class, so it would be ignored"
+    if config["_class_name"] == AUDIOLDM2["_class_name"]:
+        names, why = names[::-1], ("the class refuses this name; its `attention_head_dim` holds the NUMBER of heads, a "
+                                   "naming slip that diffusers keeps for compatibility")
+    (wrong, right), value = names, config.get(names[0])
+    if value is None: return
     yield _set(config, wrong, ..., why)
     if config.get(right) in (None, value): yield _set(config, right, value, f"carried over from {wrong}")
     else: yield Finding(wrong, value, f"disagrees with {right}, which the class reads", config[right])
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #b733cba9
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #b04a71bf
 @rule
 def unknown_keys(config):
     "Keys that the class does not take: renamed if a name is near, else dropped."
@@ -142,11 +146,12 @@ def unknown_keys(config):
                    + (f" (meant: {near})" if near else ""))
         if near and config.get(near) is None: yield _set(config, near, value, f"carried over from {key}")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #4df1b90a
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #224efb56
 def class_default(config, key):
     "What the class takes for a key that is absent."
     return plain(inspect.signature(model_class(config["_class_name"]).__init__).parameters[key].default)
 
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #38c8eca3
 @rule
 def missing_keys(config):
     "Keys whose absence would silently mean another layout."
@@ -158,28 +163,29 @@ def missing_keys(config):
                f"absent: the class would take {json.dumps(default)}, which is not the published layout")
         yield _set(config, key, copy.deepcopy(value), why)
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #496d9a11
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #372df03d
 def mirrored(blocks):
     "The other side of a U-Net: reversed, with Down and Up exchanged."
     swap = lambda b: b.replace("Down", "\0").replace("Up", "Down").replace("\0", "Up")
     return [swap(b) for b in reversed(blocks)]
 
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #2b12caed
 @rule
 def levels(config):
     "down_block_types, up_block_types and block_out_channels describe the same levels."
     n, down, up = len(config["block_out_channels"]), config["down_block_types"], config["up_block_types"]
-    if len(down) != n and len(up) == n:
-        yield _set(config, "down_block_types", mirrored(up), f"{len(down)} blocks for {n} widths; derived from up_block_types")
-    elif len(up) != n and len(down) == n:
-        yield _set(config, "up_block_types", mirrored(down), f"{len(up)} blocks for {n} widths; derived from down_block_types")
-    elif len(down) == len(up) == len(LAYOUTS[config["_class_name"]]["block_out_channels"]) != n:
-        yield _set(config, "block_out_channels", list(LAYOUTS[config["_class_name"]]["block_out_channels"]),
-                   f"{n} widths for {len(down)} blocks; the published widths fit")
-    elif len(down) != n: raise AssetError(f"{n} block_out_channels, {len(down)} down_block_types and {len(up)} up_block_types: "
-                                          "no two agree, so the number of levels cannot be known.")
+    published = LAYOUTS[config["_class_name"]]["block_out_channels"]
+    if len(down) == len(up) == n: return
+    says = f"{len(down)} blocks down, {len(up)} up, {n} widths"
+    if len(up) == n: yield _set(config, "down_block_types", mirrored(up), f"{says}; mirrored from the way up")
+    elif len(down) == n: yield _set(config, "up_block_types", mirrored(down), f"{says}; mirrored from the way down")
+    elif len(down) == len(up) == len(published):
+        yield _set(config, "block_out_channels", list(published), f"{says}; the published widths fit")
+    else: raise AssetError(f"{says}: no two agree, so the number of levels cannot be known.")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #8ad10b1b
-PER_LEVEL = ("layers_per_block", "attention_head_dim", "num_attention_heads", "transformer_layers_per_block", "only_cross_attention")
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #eb24cc6b
+PER_LEVEL = ("layers_per_block", "attention_head_dim", "num_attention_heads", "transformer_layers_per_block",
+             "only_cross_attention")
 
 @rule
 def per_level(config):
@@ -193,30 +199,34 @@ def per_level(config):
         fixed = same if same is not ... else value[:n] if value[:n] == published else published
         yield _set(config, key, fixed, f"{len(value)} entries for {n} levels")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #e0b3b46e
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #193dac0c
 @rule
 def cross_attention(config):
     "cross_attention_dim in the one form that the class cannot misread."
     value, n = config["cross_attention_dim"], len(config["block_out_channels"])
     if config["_class_name"] == SVD["_class_name"]: return (yield from _cross_svd(config, value))
-    base = config["block_out_channels"] == AUDIOLDM2["block_out_channels"]
-    if isinstance(value, int):
-        rows = copy.deepcopy(AUDIOLDM2["cross_attention_dim"]) if base else [[value]]*n
-        why = "one width for all layers: the published levels have three layers each" if base else "one width: written out a level"
-    elif not any(isinstance(v, list) for v in value):
-        per_block = len(value) == n and None not in value
-        rows, why = ([[v] for v in value], "one width a level: written out") if per_block else ([value]*n, "the layers of ONE level, flat: repeated for every level")
-    else: rows, why = _rows(value, n)
+    if isinstance(value, int) and config["block_out_channels"] == AUDIOLDM2["block_out_channels"]:
+        rows, why = AUDIOLDM2["cross_attention_dim"], "one width for all: the published levels have three layers each"
+    elif isinstance(value, int): rows, why = [[value]]*n, "one width: written out a level"
+    elif any(isinstance(v, list) for v in value): rows, why = _rows(value, n)
+    elif len(value) == n and None not in value: rows, why = [[v] for v in value], "one width a level: written out"
+    else: rows, why = [value]*n, "the layers of ONE level, flat: repeated for every level"
     if rows != value: yield _set(config, "cross_attention_dim", copy.deepcopy(rows), why)
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #8da4ff8c
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #a03322f8
+def flat(value):
+    "All numbers of a nested list."
+    return [x for v in value for x in flat(v)] if isinstance(value, list) else [value]
+
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #df652e76
 def _rows(value, n):
     "A list of lists with one row a level."
     rows = [v if isinstance(v, list) else [v] for v in value]
     if len(rows) == n: return rows, "mixed: some levels were no lists"
     if all(r == rows[0] for r in rows): return [rows[0]]*n, f"{len(rows)} rows for {n} levels, all alike"
-    raise AssetError(f"cross_attention_dim has {len(rows)} different rows for {n} levels: which belongs where cannot be known.")
+    raise AssetError(f"cross_attention_dim has {len(rows)} different rows for {n} levels: which belongs where?")
 
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #d8d19ac6
 def _cross_svd(config, value):
     "Stable Video Diffusion: one width, that of CLIP ViT-H/14."
     widths = flat(value)
@@ -224,81 +234,51 @@ def _cross_svd(config, value):
         raise AssetError(f"cross_attention_dim {value}: Stable Video Diffusion has one width for all levels (1024).")
     if isinstance(value, list): yield _set(config, "cross_attention_dim", widths[0], "a list of one and the same width")
     if widths[0] == 1280: yield _set(config, "cross_attention_dim", 1024,
-                                   "1280 is the default that diffusers' own documentation names; the image condition has width 1024")
+                                   "1280 is what diffusers' documentation says; the image condition has width 1024")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #3a86fc4b
-def flat(value):
-    "All numbers of a nested list."
-    return [x for v in value for x in flat(v)] if isinstance(value, list) else [value]
-
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #d8b8c953
 @rule
 def sizes(config):
     "Widths, channels and layers are positive whole numbers."
     for key in ("block_out_channels", "cross_attention_dim", "in_channels", "out_channels", "layers_per_block"):
-        bad = [x for x in flat(config[key]) if not (isinstance(x, int) and x > 0) and not (x is None and key[:5] == "cross")]
+        fine = lambda x: isinstance(x, int) and x > 0 or x is None and key == "cross_attention_dim"
+        bad = [x for x in flat(config[key]) if not fine(x)]
         if bad or config[key] == []: raise AssetError(f"{key} {config[key]}: sizes are positive whole numbers.")
     return ()
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #8721578d
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #eb91648c
+@rule
+def head_numbers(config):
+    "Widths divide by the number of heads."
+    key = "num_attention_heads" if config["_class_name"] == SVD["_class_name"] else "attention_head_dim"
+    value, widths = config.get(key), config["block_out_channels"]
+    if value is None: return
+    each = value if isinstance(value, list) else [value]*len(widths)
+    if key == "num_attention_heads" and set(each) == {64}:
+        yield _set(config, key, [w//64 for w in widths], "64 is the width of a head, not their number; no shape tells")
+    elif any(not h or w % h for w, h in zip(widths, each)):
+        raise AssetError(f"{key} {value} does not divide the widths {widths}.")
+
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #2c41d6e1
 @rule
 def arithmetic(config):
-    "Widths divide by heads and groups; embeddings have the width that feeds them."
-    widths, svd = config["block_out_channels"], config["_class_name"] == SVD["_class_name"]
-    key = "num_attention_heads" if svd else "attention_head_dim"
-    value = config.get(key)
-    each = value if isinstance(value, list) else [value]*len(widths)
-    if svd and value is not None and set(each) == {64}:
-        yield _set(config, key, [w//64 for w in widths], "64 is the width of a head here, not their number; no weight's shape would tell")
-    elif value is not None and any(not h or w % h for w, h in zip(widths, each)):
-        raise AssetError(f"{key} {value} does not divide the widths {widths}.")
-    groups = config.get("norm_num_groups") or 32
-    if any(w % groups for w in widths): raise AssetError(f"block_out_channels {widths} do not divide into {groups} groups.")
-    if svd and config["projection_class_embeddings_input_dim"] != (due := 3*config["addition_time_embed_dim"]):
-        yield _set(config, "projection_class_embeddings_input_dim", due, "three embedded numbers (fps, motion, noise) feed it")
+    "Widths divide into groups; an embedding has the width that feeds it."
+    widths, groups = config["block_out_channels"], config.get("norm_num_groups") or 32
+    if any(w % groups for w in widths): raise AssetError(f"widths {widths} do not divide into {groups} groups.")
+    if config["_class_name"] != SVD["_class_name"]: return
+    due = 3*config["addition_time_embed_dim"]
+    if config["projection_class_embeddings_input_dim"] != due:
+        yield _set(config, "projection_class_embeddings_input_dim", due, "three numbers (fps, motion, noise) feed it")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #534ca291
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #a2013421
 def sanitise(config    # a U-Net's config as read from JSON
             ) -> tuple: # (clean dict, list of Finding)
     "A clean copy of a config and what was wrong with it. Raises AssetError for what cannot be mended."
-    if not isinstance(config, dict) or not config: raise AssetError("A U-Net's config is a JSON object with at least one key.")
+    if not isinstance(config, dict) or not config: raise AssetError("A U-Net's config is a JSON object with keys.")
     clean, findings = copy.deepcopy(config), []
     for r in RULES:
         try: findings += list(r(clean) or ())
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as e:
-            raise AssetError(f"The U-Net config cannot be understood (while checking: {r.__doc__} {type(e).__name__}: {e}). "
+            raise AssetError(f"The U-Net config cannot be understood (checking: {r.__doc__} {type(e).__name__}: {e}). "
                              "Take config.json from the model's repository again.") from e
     return clean, findings
-
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #20813b85
-def shapes_in(path) -> dict:  # name -> shape
-    "Names and shapes of the tensors of a safetensors file; reads only its header."
-    with open(path, "rb") as f: head = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
-    return {k: list(v["shape"]) for k, v in head.items() if k != "__metadata__"}
-
-def disagreements(config, weights) -> list:  # of str
-    "Tensors that a config builds and a file of weights does not hold in that shape, and the other way round."
-    built, held = {k: list(v.shape) for k, v in build_meta(config).state_dict().items()}, shapes_in(weights)
-    return [f"{k}: built {built.get(k, 'nothing')}, in the file {held.get(k, 'nothing')}"
-            for k in sorted(set(built) | set(held)) if built.get(k) != held.get(k)]
-
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #b5ff7f13
-def clean_folder(folder      # holds config.json, and perhaps the weights
-                ) -> str:    # what to print
-    "Write config.clean.json beside a U-Net's config.json; explain every change; compare with the weights if they are there."
-    folder = Path(folder)
-    clean, findings = sanitise(load_json(folder/"config.json"))
-    try: n, due = count_parameters(clean), PARAMETERS[clean["_class_name"]]
-    except Exception as e: raise AssetError(f"{folder}/config.json: mended as far as possible, but no model can be built from it: {e}") from e
-    save_json(folder/"config.clean.json", clean)
-    lines = [f"{folder}: {clean['_class_name']}, {n:,} parameters" + ("" if n == due else f" (the published one has {due:,})"),
-             *(f"  {f}" for f in findings or ["nothing to mend"]), f"  clean copy: {folder/'config.clean.json'}"]
-    weights = folder/"diffusion_pytorch_model.safetensors"
-    if weights.is_file() and (bad := disagreements(clean, weights)):
-        raise AssetError(f"{weights}: {len(bad)} tensors do not fit the config, e.g. {bad[0]}. They are of another model.")
-    return "\n".join(lines + (["  the weights have exactly these tensors"] if weights.is_file() else []))
-
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #5f791460
-def load_unet_config(folder) -> dict:
-    "The config to build from: the clean copy if there is one, else the original, mended in memory."
-    path = Path(folder)/"config.clean.json"
-    return load_json(path) if path.is_file() else sanitise(load_json(Path(folder)/"config.json"))[0]

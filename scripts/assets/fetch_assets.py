@@ -27,7 +27,7 @@ def main(
             return print(profile_table(root))
         folders = fetch_profile(profile, root, only, offline, verify, endpoint)
         if sanitise and any(f.name == "unet" for f in folders):
-            from jointdit.assets.unet_config import clean_folder
+            from jointdit.assets.unet_weights import clean_folder
             for folder in (f for f in folders if f.name == "unet"):
                 print(clean_folder(folder))
 

@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(folders: Annotated[list[Path], typer.Argument(help="folders with a config.json, e.g. assets/models/audioldm2/unet")]):
     """Writes config.clean.json beside each config.json and proves it by building the model without memory."""
     with user_errors():
-        from jointdit.assets.unet_config import clean_folder
+        from jointdit.assets.unet_weights import clean_folder
         for folder in folders:
             print(clean_folder(folder))
 
