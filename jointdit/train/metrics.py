@@ -6,37 +6,43 @@
 __all__ = ['TIMES', 'TimeBins', 'heldout_batches', 'velocity_losses', 'heldout_loss', 'matmul_peak', 'read_metrics', 'MetricsLog',
            'write_record', 'hms', 'step_line', 'smooth', 'plot_run']
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #d763d9e3
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #7c9c8359
 import json, math, os, time
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .path import clip_noise, stream_losses, spoil
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #d68c7b4b
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #0065268c
 class TimeBins:
     "Mean loss by range of t, for both streams, since the last `take`."
     def __init__(self, n: int = 10): self.n = n; self.reset()
     def reset(self): self.sum, self.count = {s: [0.] * self.n for s in "va"}, {s: [0] * self.n for s in "va"}
 
-    def add(self, stream: str, times, losses):
-        "Losses of some clips (numbers) at their times."
-        for t, l in zip(times, losses):
-            i = min(int(t * self.n), self.n - 1)
-            self.sum[stream][i] += l; self.count[stream][i] += 1
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #29e0835e
+@patch
+def add(self: TimeBins, stream: str, times, losses):
+    "Losses of some clips (numbers) at their times."
+    for t, l in zip(times, losses):
+        i = min(int(t * self.n), self.n - 1)
+        self.sum[stream][i] += l; self.count[stream][i] += 1
 
-    def take(self) -> dict:
-        "Means by bin (None where nothing fell), and start anew."
-        out = {s: [x / c if c else None for x, c in zip(self.sum[s], self.count[s])] for s in "va"}
-        self.reset()
-        return out
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #1ae538ec
+@patch
+def take(self: TimeBins) -> dict:
+    "Means by bin (None where nothing fell), and start anew."
+    out = {s: [x / c if c else None for x, c in zip(self.sum[s], self.count[s])] for s in "va"}
+    self.reset()
+    return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #57c359e5
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b6917193
 TIMES = tuple(round(.1 * i, 1) for i in range(1, 10))
 
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #da42872d
 def _grouped(dataset, n):
     "The first n clips of a dataset, in groups that can be one batch."
     groups = {}
@@ -46,7 +52,7 @@ def _grouped(dataset, n):
         groups.setdefault((shape, item["text"] is None), []).append(item)
     return groups.values()
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #2e6eff07
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #3e2b263d
 def heldout_batches(
     dataset,          # LatentDataset of the validation split
     n: int = 32,      # clips
@@ -65,9 +71,17 @@ def heldout_batches(
             out.append(b)
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #78d9d4c7
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #22d09deb
 def _send(x, device): return x.to(device) if x is not None else None
 
+def _spoilt(model, batch, s, t, device):
+    "What the model is shown of one stream at time t, and what it should answer; (None, None) without the stream."
+    x, noise = _send(batch[s + "_latents"], device), _send(batch["noise_" + s], device)
+    if x is None: return None, None
+    times = torch.full((len(x), x.shape[1 if s == "v" else 2]), t, device=device)
+    return spoil((model.video if s == "v" else model.audio).normalize(x), noise, times)
+
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #a0c3bbb9
 def velocity_losses(
     model,
     batch: dict,  # from `heldout_batches`
@@ -76,20 +90,13 @@ def velocity_losses(
     cast=nullcontext,  # makes the autocast context
 ) -> dict:
     "Velocity losses of each clip at one time: {'v': (B,), 'a': (B,)}, without the stream that is missing."
-    shown, target = {}, {}
-    B = len(batch["meta"])
-    for s, expert in (("v", model.video), ("a", model.audio)):
-        x = _send(batch[s + "_latents"], device)
-        x0 = None if x is None else expert.normalize(x)
-        shown[s], target[s] = spoil(x0, _send(batch["noise_" + s], device),
-                                    None if x is None else torch.full((B, x.shape[1 if s == "v" else 2]), t, device=device))
-    one = torch.full((B,), t, device=device)
-    with cast():
-        pred = model(shown["v"], shown["a"], one, one, batch["timeline"], t_ctx=_send(batch["t_ctx"], device))
-    return {s: stream_losses(p, target[s], torch.ones(p.shape[0], p.shape[1 if s == "v" else 2], device=device))
-            for s, p in zip("va", pred) if p is not None}
+    shown, target = zip(*(_spoilt(model, batch, s, t, device) for s in "va"))
+    one = torch.full((len(batch["meta"]),), t, device=device)
+    with cast(): pred = model(*shown, one, one, batch["timeline"], t_ctx=_send(batch["t_ctx"], device))
+    return {s: stream_losses(p, y, torch.ones(p.shape[0], p.shape[1 if s == "v" else 2], device=device))
+            for s, p, y in zip("va", pred, target) if p is not None}
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #4ce07108
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #7a650e59
 @torch.no_grad()
 def heldout_loss(
     model,
@@ -102,7 +109,7 @@ def heldout_loss(
     "Unweighted velocity loss on held-out clips at fixed noise: {'v': mean, 'a': mean, 'v_by_t': [...], 'a_by_t': [...]}."
     was, out = model.training, {s: [] for s in "va"}
     model.eval()
-    quiet = os.environ.get("JOINTDIT_QUIET") == "1"
+    quiet = os.environ.get("JOINTDIT_QUIET") == "1" or None    # None: no bar where nobody sees it move
     for t in tqdm(times, "held-out loss", disable=quiet, delay=3, leave=False):
         if stop(): break
         got = [velocity_losses(model, b, t, device, cast) for b in batches]
@@ -111,15 +118,14 @@ def heldout_loss(
     model.train(was)
     return {s: sum(x) / len(x) for s, x in out.items() if x} | {s + "_by_t": x for s, x in out.items() if x}
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b5261ce1
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #d1129795
 def matmul_peak(
     device="cpu",
     dtype=torch.float32,
     seconds: float = 0.3,  # how long it is measured
 ) -> float:
     "Floating point operations per second of a plain matrix product, the best of several, on this device and dtype."
-    device = torch.device(device)
-    n = 8192 if device.type == "cuda" else 1024
+    n = 8192 if (device := torch.device(device)).type == "cuda" else 1024
     own = torch.Generator(device).manual_seed(0)   # the run's own generator must not notice
     a, b = (torch.rand(n, n, device=device, generator=own).to(dtype) for _ in range(2))
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -130,7 +136,7 @@ def matmul_peak(
         wait(); best = min(best, time.perf_counter() - t0)
     return 2 * n**3 / best
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #13f6ce65
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #840832e6
 def read_metrics(path) -> list:
     "The records of a metrics.jsonl; a torn last line is left out."
     out = []
@@ -139,32 +145,35 @@ def read_metrics(path) -> list:
         except json.JSONDecodeError: continue
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b7b2d194
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #0b51c9f1
+def _tensorboard(folder, step):
+    from torch.utils.tensorboard import SummaryWriter    # takes seconds to import: only where it is wanted
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #d9c1b7b7
 class MetricsLog:
     "metrics.jsonl, train.log and TensorBoard files of a run, from `step` on."
     def __init__(self, folder, step: int = 0, tensorboard: bool = True):
-        self.folder = Path(folder)
+        self.folder, self.tb = Path(folder), None
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.path, self.tb = self.folder/"metrics.jsonl", None
+        self.path = self.folder/"metrics.jsonl"
         kept = [r for r in read_metrics(self.path) if r["step"] <= step] if step else []
         self.elapsed = max((r.get("elapsed", 0.) for r in kept), default=0.)
         self.path.write_text("".join(json.dumps(r) + "\n" for r in kept))
         self.file = open(self.path, "a", buffering=1)
         self.text = open(self.folder/"train.log", "a" if step else "w", buffering=1)
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-            self.tb = SummaryWriter(str(self.folder/"tb"), purge_step=step + 1 if step else None)
+        if tensorboard: self.tb = _tensorboard(self.folder/"tb", step)
 
     def close(self):
-        for f in (self.file, self.text, self.tb):
-            if f is not None: f.close()
+        for f in filter(None, (self.file, self.text, self.tb)): f.close()
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b5950025
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #8e15e18e
 def _scalars(record):
     for k, v in record.items():
         if isinstance(v, (list, tuple)): yield from ((f"{k}/{i}", x) for i, x in enumerate(v) if x is not None)
         elif isinstance(v, (int, float)) and k != "step": yield k, v
 
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b0bd5c51
 def write_record(
     log: MetricsLog,
     record: dict,  # numbers, and lists of numbers; must hold `step`
@@ -176,12 +185,13 @@ def write_record(
     if log.tb is not None:
         for k, v in _scalars(record): log.tb.add_scalar(k, v, record["step"])
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #f85b5f55
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #c24d55d4
 def hms(seconds: float) -> str:
     "3725 -> '1:02:05'."
     s = int(max(0, seconds)); h, m = s // 3600, s // 60 % 60
     return f"{h}:{m:02d}:{s % 60:02d}" if h else f"{m}:{s % 60:02d}"
 
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #5989df87
 def step_line(
     r: dict,  # a record of a step
 ) -> str:
@@ -191,7 +201,7 @@ def step_line(
             f"grad_v {num('grad_v', '.3f')}  grad_a {num('grad_a', '.3f')}  lr {r['lr']:.2e}  "
             f"{r['samples_per_s']:.1f} clips/s  {num('peak_share', '.2f')} of peak  ETA {hms(r['eta'])}")
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b74819b9
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #02c01d67
 def smooth(
     xs: list,
     span: float = 20,  # steps that count
@@ -203,7 +213,7 @@ def smooth(
         out.append(m / w if w else None)
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #3f7aacff
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #231421f9
 def _curve(ax, steps, evals, stream, name):
     xs, ys = [r["step"] for r in steps], [r.get("loss_" + stream) for r in steps]
     kept = [(x, y) for x, y in zip(xs, ys) if y is not None]
@@ -214,7 +224,16 @@ def _curve(ax, steps, evals, stream, name):
     if kept or held: ax.set_yscale("log"); ax.legend(fontsize=7)
     ax.set_title(name, fontsize=9); ax.set_xlabel("step"); ax.grid(alpha=.3)
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #c43e15a7
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #f284f288
+def _by_time(ax, evals):
+    for r, style in [(evals[0], ":"), (evals[-1], "-")] if evals else []:
+        for s, c, name in (("v", "C0", "video"), ("a", "C1", "audio")):
+            ys = r.get(f"heldout_{s}_by_t", [])
+            if ys: ax.plot(TIMES[:len(ys)], ys, style, color=c, label=f"{name}, step {r['step']}")
+    ax.set_title("held-out loss by t", fontsize=9); ax.set_xlabel("t"); ax.grid(alpha=.3)
+    if evals: ax.legend(fontsize=7)
+
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #1e4f296d
 def plot_run(
     metrics,   # metrics.jsonl of a run
     out,       # the picture to write
@@ -226,11 +245,6 @@ def plot_run(
     fig = Figure(figsize=(11, 3.2), layout="constrained")
     ax = fig.subplots(1, 3)
     for x, s, name in zip(ax, "va", ("video loss", "audio loss")): _curve(x, steps, evals, s, name)
-    for r, style in [(evals[0], ":"), (evals[-1], "-")] if evals else []:
-        for s, c in (("v", "C0"), ("a", "C1")):
-            ys = r.get(f"heldout_{s}_by_t", [])
-            if ys: ax[2].plot(TIMES[:len(ys)], ys, style, color=c, label=f"{'video' if s == 'v' else 'audio'}, step {r['step']}")
-    ax[2].set_title("held-out loss by t", fontsize=9); ax[2].set_xlabel("t"); ax[2].grid(alpha=.3)
-    if evals: ax[2].legend(fontsize=7)
+    _by_time(ax[2], evals)
     fig.savefig(out, dpi=90)
     return out

@@ -4,39 +4,41 @@
 
 # %% auto #0
 __all__ = ['Group', 'match_groups', 'freeze_others', 'ScheduleSettings', 'lr_factor', 'OptimSettings', 'build_optimizers',
-           'set_lr', 'load_optimizers', 'stream_of', 'GradNorms', 'clip_gradients', 'EMA']
+           'set_lr', 'load_optimizers', 'stream_of', 'GradNorms', 'clip_gradients', 'EMA', 'stop_signals']
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #6123f6f8
-import fnmatch, math
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #63f6a146
+import fnmatch, math, signal, threading
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from fastcore.basics import patch
 from pydantic import Field
 
 from ..core import SettingsError, TrainError
 from ..settings import Strict
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #08aa8604
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #e8814a50
 class Group(Strict):
     "Some of the model's tensors, and how fast they learn."
     match: str = Field(description="pattern over group names (joint, video.in, video.blocks, video.out, audio..., cond) or tensor names; * matches anything")
     lr: float = Field(gt=0, description="learning rate at its highest")
     weight_decay: float | None = Field(None, ge=0, description="empty: the one of the optimiser")
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #40cd911b
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #b098ff89
 def _hits(pattern, names):
     "Tensor names that a pattern means; `names` maps group name -> tensor names."
     return [n for g, tensors in names.items() for n in tensors
             if fnmatch.fnmatchcase(g, pattern) or fnmatch.fnmatchcase(n, pattern)]
 
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #c15348c4
 def _nothing(group, names, taken):
     hits = _hits(group.match, names)
     if hits: return f"groups: the pattern {group.match!r} has nothing left to match: all its {len(hits)} tensors are taken by patterns before it."
     return (f"groups: the pattern {group.match!r} matches no tensor of the model, so nothing would be trained by it. "
             f"Groups: {', '.join(names)}. Tensors are named like {next(iter(names.values()))[0]!r}.")
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #4bda327d
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #6707ff0b
 def match_groups(
     model,
     groups: list,  # of Group
@@ -51,7 +53,7 @@ def match_groups(
     if not out: raise SettingsError("groups: the list is empty, so nothing would be trained. Write for instance {match: '*', lr: 1.0e-3}.")
     return out
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #e41338c8
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #6a738266
 def freeze_others(
     model,
     matched: list,  # from `match_groups`
@@ -61,7 +63,7 @@ def freeze_others(
     for n, p in model.named_parameters(): p.requires_grad_(n in wanted)
     return {n: p for n, p in model.named_parameters() if n in wanted}
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #9a0a8a78
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #3b933942
 class ScheduleSettings(Strict):
     "The learning rate over a run, as a factor."
     warmup: int = Field(50, ge=0, description="steps over which it climbs from 0")
@@ -69,7 +71,7 @@ class ScheduleSettings(Strict):
     fraction: float = Field(0.4, ge=0, le=1, description="share of the run over which it goes down")
     floor: float = Field(0.0, ge=0, le=1, description="what is left of it at the end")
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #84d890c8
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #a2be7026
 def lr_factor(
     s: ScheduleSettings,
     step: int,        # steps done
@@ -82,7 +84,7 @@ def lr_factor(
     down = left if s.decay == "linear" else .5 - .5 * math.cos(math.pi * left)
     return up * (s.floor + (1 - s.floor) * down)
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #18b690a7
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #b35ac5dc
 class OptimSettings(Strict):
     "How gradients become steps."
     name: Literal["adamw", "muon"] = Field("adamw", description="muon: matrices of the blocks by Muon, all else by AdamW")
@@ -91,7 +93,7 @@ class OptimSettings(Strict):
     weight_decay: float = Field(0.01, ge=0, description="pull of matrices towards zero")
     clip: float = Field(1.0, ge=0, description="largest norm of the whole gradient; 0: no limit")
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #6154b45b
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #e767742e
 def _param_groups(matched, params, settings, wanted):
     "Optimiser groups: matrices with weight decay, the rest without; `wanted` picks tensors by name."
     out = []
@@ -102,7 +104,7 @@ def _param_groups(matched, params, settings, wanted):
             if own: out.append(dict(params=own, lr=g.lr, base_lr=g.lr, weight_decay=decay if matrices else 0.))
     return out
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #8d28b700
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #3a14ad9a
 def build_optimizers(
     matched: list,  # from `match_groups`
     params: dict,   # name -> parameter, from `freeze_others`
@@ -117,13 +119,14 @@ def build_optimizers(
         out.append(torch.optim.AdamW(rest, betas=settings.betas, eps=settings.eps, fused=True))
     return out
 
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #c7354513
 def set_lr(optimizers, factor: float) -> float:
     "Set all learning rates to a share of their highest; returns the highest of them."
     for o in optimizers:
         for g in o.param_groups: g["lr"] = g["base_lr"] * factor
     return max(g["lr"] for o in optimizers for g in o.param_groups)
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #ee5d8afc
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #683b131b
 def load_optimizers(optimizers, states):
     "Moments from a checkpoint, rates from the settings. Raises TrainError if the groups are others."
     sizes = lambda groups: [len(g["params"]) for g in groups]
@@ -135,12 +138,13 @@ def load_optimizers(optimizers, states):
         o.load_state_dict(s)
         for g, k in zip(o.param_groups, keep): g.update(k)
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #0a8d9dd8
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #23ddc998
 def stream_of(name: str) -> str:
     "'v', 'a', or '' for tensors that serve both streams."
     parts = name.split(".")
     return "v" if "video" in parts else "a" if "audio" in parts else ""
 
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #2a3ecd0c
 class GradNorms:
     "Norms of the gradient: each stream's and the whole; and which tensors have ever had one."
     def __init__(self, params: dict):
@@ -149,25 +153,29 @@ class GradNorms:
         rows = [[1. if stream_of(n) == s else 0. for n in self.names] for s in "va"] + [[1.] * len(self.names)]
         self.rows, self.seen = torch.tensor(rows, device=device), torch.zeros(len(self.names), device=device)
 
-    def measure(self):
-        "(3,) video, audio, all; tensors without a gradient count as zero."
-        grads = [p.grad if p.grad is not None else p.new_zeros(()) for p in self.params]
-        norms = torch.stack(torch._foreach_norm(grads)).float()
-        self.seen = torch.maximum(self.seen, norms)
-        return (self.rows @ norms.square()).sqrt()
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #a6a4eb35
+@patch
+def measure(self: GradNorms):
+    "(3,) video, audio, all; tensors without a gradient count as zero."
+    grads = [p.grad if p.grad is not None else p.new_zeros(()) for p in self.params]
+    norms = torch.stack(torch._foreach_norm(grads)).float()
+    self.seen = torch.maximum(self.seen, norms)
+    return (self.rows @ norms.square()).sqrt()
 
-    def never(self) -> list:
-        "Names of tensors whose gradient has always been zero so far."
-        return [n for n, s in zip(self.names, self.seen.tolist()) if not s > 0]
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #48fa488c
+@patch
+def never(self: GradNorms) -> list:
+    "Names of tensors whose gradient has always been zero so far."
+    return [n for n, s in zip(self.names, self.seen.tolist()) if not s > 0]
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #2806fce6
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #8c0da9d7
 def clip_gradients(params: list, norm, limit: float):
     "Scale gradients so that their whole norm is at most `limit`, without asking the device for the number."
     if limit <= 0: return
     grads = [p.grad for p in params if p.grad is not None]
     torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.))
 
-# %% ../../nbs/day05_stage_a/02_optim.ipynb #edf9e0a1
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #6609599f
 class EMA:
     "Exponential moving average of the trained tensors, in fp32."
     def __init__(self, params: dict, decay: float = 0.999):
@@ -178,16 +186,35 @@ class EMA:
         "How much of the old average is kept at a step."
         return min(self.decay, (1 + step) / (10 + step))
 
-    @torch.no_grad()
-    def update(self, step: int):
-        "Move towards the weights of now: one call for all tensors."
-        torch._foreach_lerp_(list(self.avg.values()), [p.detach() for p in self.params.values()], 1 - self.rate(step))
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #ea6911d8
+@patch
+@torch.no_grad()
+def update(self: EMA, step: int):
+    "Move towards the weights of now: one call for all tensors."
+    torch._foreach_lerp_(list(self.avg.values()), [p.detach() for p in self.params.values()], 1 - self.rate(step))
 
-    @contextmanager
-    def applied(self):
-        "Inside, the model has the averaged weights; nothing is copied."
-        def swap():
-            for n, p in self.params.items(): p.data, self.avg[n] = self.avg[n], p.data
-        swap()
-        try: yield
-        finally: swap()
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #fc849c82
+@patch
+@contextmanager
+def applied(self: EMA):
+    "Inside, the model has the averaged weights; nothing is copied."
+    def swap():
+        for n, p in self.params.items(): p.data, self.avg[n] = self.avg[n], p.data
+    swap()
+    try: yield
+    finally: swap()
+
+# %% ../../nbs/day05_stage_a/02_optim.ipynb #c84e9e7b
+@contextmanager
+def stop_signals():
+    "Inside, SIGINT and SIGTERM set `flag['stop']`; the second one interrupts."
+    flag = {"stop": None}
+    def handler(number, frame):
+        if flag["stop"]: raise KeyboardInterrupt
+        flag["stop"] = signal.Signals(number).name
+    if threading.current_thread() is not threading.main_thread():
+        yield flag; return
+    before = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
+    try: yield flag
+    finally:
+        for n, h in before.items(): signal.signal(n, h)

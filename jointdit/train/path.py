@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['TASKS', 'like', 'add_noise', 'velocity', 'x0_from_velocity', 'noise_from_velocity', 'TimeSettings', 'draw_u',
            'shift_time', 'TaskMix', 'DropSettings', 'possible_task', 'draw_task', 'given_latents', 'Plan', 'cut_plan',
-           'move_plan', 'plan_clip', 'clip_noise', 'batch_noise', 'plan_batch', 'stream_losses', 'spoil']
+           'move_plan', 'plan_clip', 'clip_noise', 'batch_noise', 'time_maps', 'plan_batch', 'stream_losses', 'spoil']
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #94ca7069
+# %% ../../nbs/day05_stage_a/00_path.ipynb #7c59c789
 from dataclasses import dataclass, fields
-from typing import Literal
+from functools import partial
 
 import torch
 from pydantic import Field, model_validator
@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from ..core import TrainError, named_rng
 from ..settings import Strict
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #2ee427a2
+# %% ../../nbs/day05_stage_a/00_path.ipynb #dc2da1ed
 def like(
     t,  # times, (B,) or (B, n) with n latents along the stream's time axis
     x,  # video latents (B, T, C, H, W) or audio latents (B, C, L, F)
@@ -26,7 +26,7 @@ def like(
     t = t if t.ndim == 2 else t[:, None]
     return t[:, :, None, None, None] if x.ndim == 5 else t[:, None, :, None]
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #64e9a912
+# %% ../../nbs/day05_stage_a/00_path.ipynb #5fef97e4
 def add_noise(
     x0,   # clean latents of one stream
     eps,  # noise of the same shape
@@ -36,7 +36,7 @@ def add_noise(
     t = like(t, x0)
     return (1 - t) * x0 + t * eps
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #2043ad5e
+# %% ../../nbs/day05_stage_a/00_path.ipynb #ca65f977
 def velocity(
     x0,   # clean latents
     eps,  # noise of the same shape
@@ -44,7 +44,7 @@ def velocity(
     "The direction of the path, the same at every time: from data to noise."
     return eps - x0
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #e97592c9
+# %% ../../nbs/day05_stage_a/00_path.ipynb #b6b1d478
 def x0_from_velocity(
     x_t,  # latents at time t
     v,    # velocity there
@@ -53,7 +53,7 @@ def x0_from_velocity(
     "The clean end of the path."
     return x_t - like(t, x_t) * v
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #9283d1e1
+# %% ../../nbs/day05_stage_a/00_path.ipynb #2451b0fc
 def noise_from_velocity(
     x_t,  # latents at time t
     v,    # velocity there
@@ -62,7 +62,7 @@ def noise_from_velocity(
     "The noise end of the path."
     return x_t + (1 - like(t, x_t)) * v
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #78aba2fd
+# %% ../../nbs/day05_stage_a/00_path.ipynb #2c8f39e3
 class TimeSettings(Strict):
     "How the shared time u of a clip is drawn in training."
     mean: float = Field(0.0, description="mean of logit(u); above 0 means more noise")
@@ -70,7 +70,7 @@ class TimeSettings(Strict):
     uniform: float = Field(0.1, ge=0, le=1, description="share of clips whose u is drawn evenly from 0 to 1 instead")
     edge: float = Field(1e-3, ge=0, lt=0.5, description="u is kept this far from 0 and from 1")
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #66d5e781
+# %% ../../nbs/day05_stage_a/00_path.ipynb #144b0a03
 def draw_u(
     settings: TimeSettings,
     rng,  # torch.Generator
@@ -80,7 +80,7 @@ def draw_u(
     u = even if which < settings.uniform else torch.sigmoid(settings.mean + settings.std * z)
     return float(u.clamp(settings.edge, 1 - settings.edge))
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #c76e6431
+# %% ../../nbs/day05_stage_a/00_path.ipynb #d550a77e
 def shift_time(
     u,             # times in 0 to 1, any shape
     shift: float,  # 1 changes nothing, above 1 means more noise
@@ -88,7 +88,7 @@ def shift_time(
     "The resolution-dependent shift of times (Esser et al. 2024); keeps 0 and 1 where they are."
     return shift * u / (1 + (shift - 1) * u)
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #a4380852
+# %% ../../nbs/day05_stage_a/00_path.ipynb #1cf1bbde
 TASKS = ("shared", "independent", "v2a", "a2v", "first_frame", "prefix", "iso", "weak")
 
 class TaskMix(Strict):
@@ -110,13 +110,13 @@ class TaskMix(Strict):
         if self.prefix_min > self.prefix_max: raise ValueError("prefix_min is above prefix_max")
         return self
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #3bc3b512
+# %% ../../nbs/day05_stage_a/00_path.ipynb #b3a4f8db
 class DropSettings(Strict):
     "How often a condition is taken away, so that the model also learns to do without (classifier-free guidance)."
     text: float = Field(0.1, ge=0, le=1, description="share of clips trained without their caption")
     image: float = Field(0.5, ge=0, le=1, description="share of clips trained without their image")
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #7e704f28
+# %% ../../nbs/day05_stage_a/00_path.ipynb #8094e4d9
 def possible_task(
     task: str,
     has_v: bool,  # is there a picture
@@ -127,7 +127,7 @@ def possible_task(
     if task in ("independent", "v2a", "a2v") or (task == "first_frame" and not has_v): return "shared"
     return task
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #fe998972
+# %% ../../nbs/day05_stage_a/00_path.ipynb #545b5b66
 def draw_task(
     mix: TaskMix,
     rng,  # torch.Generator
@@ -136,7 +136,7 @@ def draw_task(
     weights = torch.tensor([getattr(mix, k) for k in TASKS])
     return TASKS[int(torch.multinomial(weights, 1, generator=rng))]
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #0ed0457e
+# %% ../../nbs/day05_stage_a/00_path.ipynb #0b035fa4
 def given_latents(
     task: str,
     clock,       # Timeline of the clip
@@ -151,7 +151,7 @@ def given_latents(
     if task == "prefix": return v < cut * clock.seconds, a < cut * clock.seconds
     return none_v, none_a
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #2b01bfe8
+# %% ../../nbs/day05_stage_a/00_path.ipynb #abe9f285
 @dataclass
 class Plan:
     "Everything random about one batch: what is spoilt, by how much, with which noise, and what is hidden."
@@ -166,18 +166,19 @@ class Plan:
     noise_v: torch.Tensor = None  # like the video latents, or None
     noise_a: torch.Tensor = None  # like the audio latents, or None
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #d43d7241
+# %% ../../nbs/day05_stage_a/00_path.ipynb #f3cd9fe2
 def _map(plan, fn): return Plan(**{f.name: fn(getattr(plan, f.name)) for f in fields(plan)})
 
 def cut_plan(plan, piece: slice) -> Plan:
     "The plan of some clips of the batch."
     return _map(plan, lambda x: None if x is None else x[piece])
 
+# %% ../../nbs/day05_stage_a/00_path.ipynb #df20ac26
 def move_plan(plan, device) -> Plan:
     "The plan on a device."
     return _map(plan, lambda x: x.to(device, non_blocking=True) if torch.is_tensor(x) else x)
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #ee1b0afa
+# %% ../../nbs/day05_stage_a/00_path.ipynb #024be6dc
 def plan_clip(
     meta: dict,   # the clip's meta, for its id
     clock,        # Timeline of the clip
@@ -197,7 +198,7 @@ def plan_clip(
     return dict(task=task, u_v=u_v, u_a=u_other if task == "independent" else u_v, given_v=given[0], given_a=given[1],
                 iso=weak or task == "iso", no_text=weak or no_text < drop.text, no_image=weak or no_image < drop.image)
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #55f115aa
+# %% ../../nbs/day05_stage_a/00_path.ipynb #f56f3a29
 def clip_noise(
     shape,      # shape of one clip's latents
     clip: str,  # its id
@@ -207,24 +208,37 @@ def clip_noise(
     "The noise of one stream of one clip: the same on every machine and in every batch."
     return torch.randn(shape, generator=named_rng(*names, clip, "noise " + stream))
 
+# %% ../../nbs/day05_stage_a/00_path.ipynb #758655d6
 def batch_noise(x, metas, stream, seed, turns):
     "The noises of a batch of latents, or None where the stream is missing."
     if x is None: return None
     return torch.stack([clip_noise(x.shape[1:], m["id"], stream, seed, n) for m, n in zip(metas, turns)])
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #a76cd484
+# %% ../../nbs/day05_stage_a/00_path.ipynb #b49d2d30
+def time_maps(
+    model,
+    batch: dict,  # with latents and timeline
+) -> tuple:
+    "Functions from u to the time of video and of audio, for clips like these."
+    def one(expert, x):
+        if x is None: return lambda u: u
+        return partial(expert.time_map, n_tokens=len(expert.layout(x, batch["timeline"])))
+    return one(model.video, batch["v_latents"]), one(model.audio, batch["a_latents"])
+
+# %% ../../nbs/day05_stage_a/00_path.ipynb #c737b29b
 def _times(clips, stream, to_t):
     "Times (B, n) and which latents learn (B, n) of one stream."
     given = torch.stack([c["given_" + stream] for c in clips])
     t = torch.as_tensor(to_t(torch.tensor([c["u_" + stream] for c in clips]))).float().cpu()
     return torch.where(given, torch.zeros(()), t[:, None]), ~given
 
+# %% ../../nbs/day05_stage_a/00_path.ipynb #f45d48ac
 def _hidden(clips, key, there):
     "Which clips go without a condition: drawn so, or it is not there."
     drawn = torch.tensor([bool(c[key]) for c in clips])
     return drawn if there is None else drawn | ~there
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #b32774ea
+# %% ../../nbs/day05_stage_a/00_path.ipynb #a584b19d
 def plan_batch(
     batch: dict,   # as `collate` makes it, on the CPU
     turns: list,   # how often each of its clips was seen before
@@ -243,7 +257,7 @@ def plan_batch(
                 _hidden(clips, "no_image", batch.get("has_i")),
                 batch_noise(v, metas, "v", seed, turns), batch_noise(a, metas, "a", seed, turns))
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #138304c6
+# %% ../../nbs/day05_stage_a/00_path.ipynb #2e0c1a47
 def stream_losses(
     pred,   # predicted velocity of one stream, its latents' shape
     target, # true velocity
@@ -254,7 +268,7 @@ def stream_losses(
     err = err.mean((2, 3, 4)) if err.ndim == 5 else err.mean((1, 3))
     return (err * learn).sum(1) / learn.sum(1).clamp(min=1)
 
-# %% ../../nbs/day05_stage_a/00_path.ipynb #e89dc588
+# %% ../../nbs/day05_stage_a/00_path.ipynb #2724abfd
 def spoil(
     x0,     # normalised latents of one stream, or None
     noise,  # of the same shape, or None

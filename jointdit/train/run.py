@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DataSettings', 'OutputSettings', 'TrainSettings', 'Trainer', 'fit_model']
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #33cac09c
+# %% ../../nbs/day05_stage_a/03_run.ipynb #1d0a1b05
 import os, shutil
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from .optim import (EMA, GradNorms, Group, OptimSettings, ScheduleSettings, buil
     load_optimizers, match_groups)
 from .path import DropSettings, TaskMix, TimeSettings
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #bad15c9d
+# %% ../../nbs/day05_stage_a/03_run.ipynb #b3b46dab
 class DataSettings(Strict):
     "What is trained on."
     cache_dir: str = Field("data/cache", description="latent cache made by scripts/data/cache_latents.py")
@@ -37,7 +37,7 @@ class DataSettings(Strict):
     accumulate: int = Field(1, ge=1, description="pieces that a batch is cut into, one after the other, to save memory; changes nothing else")
     ram_gib: float = Field(8.0, ge=0, description="latents kept in memory")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #bbe409b5
+# %% ../../nbs/day05_stage_a/03_run.ipynb #a62c8f1d
 class OutputSettings(Strict):
     "Where a run writes, and how often."
     ckpt_root: str = Field("checkpoints", description="folder of all runs' checkpoints")
@@ -53,7 +53,7 @@ class OutputSettings(Strict):
     sample_cfg: str = Field("configs/day06_infer.yaml", description="settings of the sampler for those clips")
     tensorboard: bool = Field(True, description="write TensorBoard files too")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #513ee7ac
+# %% ../../nbs/day05_stage_a/03_run.ipynb #a72b5297
 class TrainSettings(Strict):
     "A stage of training, entirely."
     ENV: ClassVar[dict[str, str]] = KNOBS_ENV
@@ -78,28 +78,38 @@ class TrainSettings(Strict):
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, description="learning rate over the run")
     output: OutputSettings = Field(default_factory=OutputSettings, description="where and how often to write")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #1ba98dd5
+# %% ../../nbs/day05_stage_a/03_run.ipynb #81521184
 class Trainer:
     "One run: settings in, checkpoints and metrics out. Raises TrainError, CheckpointError, SettingsError."
     def __init__(self, settings: TrainSettings, callbacks=()):
         self.settings, self.callbacks, self.step, self.extras, self.start_eval = settings, list(callbacks), 0, {}, None
         s = settings
-        self.folder = run_folder(s.stage, s.output.ckpt_suffix, s.output.ckpt_root)
-        self.log_dir = run_folder(s.stage, s.output.log_suffix, s.output.log_root)
-        self.device, self.dtype = start_runtime(s.runtime)
-        self.cast = partial(autocast, self.device, self.dtype)
-        warn_alloc_conf()
-        self._setup_data(); self._setup_model(); self._setup_learning()
+        self._setup_place(); self._setup_data(); self._setup_model(); self._setup_learning()
         self.log = MetricsLog(self.log_dir, self.step, s.output.tensorboard)
         write_atomic(self.log_dir/"settings.yaml", yaml.safe_dump(s.model_dump(mode="json"), sort_keys=False))
 
-    def say(self, line):
-        if os.environ.get("JOINTDIT_QUIET") != "1": tqdm.write(line)
+# %% ../../nbs/day05_stage_a/03_run.ipynb #52956724
+@patch
+def say(self: Trainer, line):
+    "A line for people, above the progress bar."
+    if os.environ.get("JOINTDIT_QUIET") != "1": tqdm.write(line)
 
-    def tell(self, event):
-        for c in self.callbacks: c(self, event)
+@patch
+def tell(self: Trainer, event):
+    "Tell the callbacks."
+    for c in self.callbacks: c(self, event)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #3d2e8703
+# %% ../../nbs/day05_stage_a/03_run.ipynb #8e414103
+@patch
+def _setup_place(self: Trainer):
+    s = self.settings
+    self.folder = run_folder(s.stage, s.output.ckpt_suffix, s.output.ckpt_root)
+    self.log_dir = run_folder(s.stage, s.output.log_suffix, s.output.log_root)
+    self.device, self.dtype = start_runtime(s.runtime)
+    self.cast = partial(autocast, self.device, self.dtype)
+    warn_alloc_conf()
+
+# %% ../../nbs/day05_stage_a/03_run.ipynb #c753e637
 @patch
 def _setup_data(self: Trainer):
     d, knobs = self.settings.data, self.settings.knobs
@@ -112,7 +122,7 @@ def _setup_data(self: Trainer):
     self.about = dict(timeline=self.data.timelines[0].to_dict(), recipe=self.data.index["recipe"],
                       captions=sorted({c for b in self.held for c in b["caption"] if c})[:16])
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #c65f245f
+# %% ../../nbs/day05_stage_a/03_run.ipynb #c2d0fe39
 def _seen(data):
     "Shapes that the model must have, from the clips themselves."
     item = next((x for x in map(data.__getitem__, range(len(data))) if x["text"] is not None), data[0])
@@ -126,7 +136,7 @@ def _longest_text(data):
     texts = [data._text(c) for i in range(len(data)) for c in data.captions(i)]
     return max((int(t.mask.sum()) for t in texts if t is not None), default=0)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #976df434
+# %% ../../nbs/day05_stage_a/03_run.ipynb #ddc14490
 def fit_model(
     model: ModelSettings | None,
     data,       # LatentDataset
@@ -140,15 +150,12 @@ def fit_model(
     if change: say("model: " + ", ".join(f"{k} {getattr(model, k)} -> {v}" for k, v in change.items()) + " (from the cache)")
     return model.model_copy(update=change)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #053522c3
+# %% ../../nbs/day05_stage_a/03_run.ipynb #093e5400
 @patch
 def _setup_model(self: Trainer):
     s, last = self.settings, self._last_state()
     source = last or self._init_path()
-    info = read_info(source) if source else None
-    if info:
-        if s.model: check_architecture(info, fit_model(s.model, self.data, lambda line: None).model_dump())
-        check_data(info, self.about); check_knobs(info, s.knobs.model_dump())
+    info = self._checked(source) if source else None
     shapes = ModelSettings(**info.model) if info else fit_model(s.model, self.data, self.say)
     self.model = build_model(shapes, s.knobs.model_copy(), derive_seed(s.runtime.seed, "weights"))
     self.model.settings.checkpointing = s.grad_checkpointing
@@ -156,12 +163,22 @@ def _setup_model(self: Trainer):
     elif not last: self._start_from(source)
     self.model.to(self.device).train()
 
+# %% ../../nbs/day05_stage_a/03_run.ipynb #8a7c91b8
+@patch
+def _checked(self: Trainer, path):
+    "The header of a checkpoint that fits the settings and the cache. Raises CheckpointError."
+    s, info = self.settings, read_info(path)
+    if s.model: check_architecture(info, fit_model(s.model, self.data, lambda line: None).model_dump())
+    check_data(info, self.about); check_knobs(info, s.knobs.model_dump())
+    return info
+
+# %% ../../nbs/day05_stage_a/03_run.ipynb #1e8ee2c4
 @patch
 def _statistics(self: Trainer):
     for expert, stats in ((self.model.video, self.data.stats_v), (self.model.audio, self.data.stats_a)):
         if stats: expert.set_statistics(*stats)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #9f8c4ad8
+# %% ../../nbs/day05_stage_a/03_run.ipynb #0fed29c7
 @patch
 def _start_from(self: Trainer, path):
     info, weights = read_weights(path)
@@ -169,6 +186,7 @@ def _start_from(self: Trainer, path):
     self.extras["init"] = {"path": str(info.path), "stage": info.stage, "step": info.step}
     self.say(f"starting from the averaged weights of {path} (stage {info.stage}, step {info.step})")
 
+# %% ../../nbs/day05_stage_a/03_run.ipynb #5f1a4b38
 @patch
 def _init_path(self: Trainer):
     "The checkpoint to start from, or None. Raises TrainError where stage B finds none."
@@ -179,7 +197,7 @@ def _init_path(self: Trainer):
     raise TrainError(f"Stage B starts from a Stage A checkpoint, and {s.output.ckpt_root}/ has none. Run "
                      "scripts/train/train_stage_a.py first, or name one with --init.")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #77183993
+# %% ../../nbs/day05_stage_a/03_run.ipynb #ad948f7f
 @patch
 def _last_state(self: Trainer):
     "Reads the run's last good checkpoint into `self.state`; returns its path or None."
@@ -195,6 +213,7 @@ def _last_state(self: Trainer):
     if found: self.say(f"resuming {found}")
     return found
 
+# %% ../../nbs/day05_stage_a/03_run.ipynb #f11bb2b5
 @patch
 def _put_aside(self: Trainer):
     for folder in {self.folder, self.log_dir}:
@@ -203,7 +222,7 @@ def _put_aside(self: Trainer):
         shutil.rmtree(old, ignore_errors=True); folder.rename(old)
         self.say(f"{folder} put aside as {old.name}")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #a601ccdb
+# %% ../../nbs/day05_stage_a/03_run.ipynb #23f70664
 @patch
 def _setup_learning(self: Trainer):
     s = self.settings
@@ -216,6 +235,7 @@ def _setup_learning(self: Trainer):
     if self.state: self._restore(self.state)
     prune(self.folder, 0)
 
+# %% ../../nbs/day05_stage_a/03_run.ipynb #112391ef
 @patch
 def describe(self: Trainer) -> list:
     "Lines that say who learns and who does not."
@@ -224,7 +244,7 @@ def describe(self: Trainer) -> list:
     lines = [f"  {g.match:<16} {len(names):>4} tensors {n(names):>11,} numbers  lr {g.lr:.1e}" for g, names in self.matched]
     return ["learning:"] + lines + [f"  frozen           {frozen:>24,} numbers"]
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #ce675b30
+# %% ../../nbs/day05_stage_a/03_run.ipynb #575050b2
 @patch
 def state_dict(self: Trainer) -> dict:
     "Tensors, numbers and text only."
@@ -233,13 +253,14 @@ def state_dict(self: Trainer) -> dict:
     return dict(step=self.step, model=self.model.state_dict(), ema=self.ema.avg, rng=rng, start_eval=self.start_eval,
                 optim=[o.state_dict() for o in self.optimizers], scaler=self.scaler.state_dict(), extras=self.extras)
 
+# %% ../../nbs/day05_stage_a/03_run.ipynb #b5d93d0b
 @patch
 def header(self: Trainer) -> str:
     s = self.settings
     return header_text(s.stage, self.step, self.model.settings.model_dump(), s.knobs.model_dump(), self.about,
                        s.model_dump(mode="json"), self.extras)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #089c7cda
+# %% ../../nbs/day05_stage_a/03_run.ipynb #cb1a76c9
 @patch
 def save(self: Trainer) -> Path:
     "Write a checkpoint of now; returns its path."
@@ -248,6 +269,7 @@ def save(self: Trainer) -> Path:
     self.tell("save")
     return self.saved
 
+# %% ../../nbs/day05_stage_a/03_run.ipynb #d5cd0784
 @patch
 def _restore(self: Trainer, state):
     info = read_info(latest(self.folder))

@@ -6,7 +6,7 @@
 __all__ = ['tensor_hash', 'frozen_tensors', 'frozen_hash', 'FrozenProof', 'group_changes', 'train_stage', 'stage_settings',
            'run_stage']
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #241c1859
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #1be725b6
 import hashlib
 from pathlib import Path
 
@@ -18,23 +18,25 @@ from ..settings import load_settings
 from .checkpoint import read_weights
 from .trainer import Trainer, TrainResult, TrainSettings, train
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #e6c1b155
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #506e4686
 def tensor_hash(x) -> bytes:
     "Hash of a tensor's bytes."
     flat = x.detach().cpu().contiguous().reshape(-1)
     return hashlib.blake2b(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"", digest_size=16).digest()
 
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #2e5282e8
 def frozen_tensors(model) -> dict:
     "Name -> tensor of all that must not move: parameters without gradient, and buffers such as the latents' statistics."
     return {n: p for n, p in model.named_parameters() if not p.requires_grad} | dict(model.named_buffers())
 
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #3207080a
 def frozen_hash(model) -> str:
     "One fingerprint of everything frozen: 16 hex digits."
     h = hashlib.blake2b(digest_size=8)
     for n, x in sorted(frozen_tensors(model).items()): h.update(n.encode() + b"\0" + tensor_hash(x))
     return h.hexdigest()
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #470d4984
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #7abda0a6
 class FrozenProof:
     "A callback that proves at the end what was frozen, and shows what moved. Raises TrainError."
     def __init__(self): self.moved, self.start = {}, None
@@ -51,7 +53,7 @@ class FrozenProof:
         raise TrainError(f"{run.folder}: frozen tensors have changed ({then} at the start, {how} {now}): the groups of the settings "
                          "are not those that this run began with, or something wrote to the model. Start again with --no-resume.")
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #f1196fb8
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #aadde1db
 def group_changes(
     model,
     begin: dict,  # name -> tensor as it was
@@ -65,7 +67,7 @@ def group_changes(
         if names: out[g] = (moved / size)**.5 if size else 0.
     return out
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #fd0a3a15
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #1053c546
 @patch
 def _end(self: FrozenProof, run):
     "Compare, measure and say."
@@ -76,7 +78,7 @@ def _end(self: FrozenProof, run):
     run.say(f"proof: {len(frozen)} frozen tensors ({size:,} numbers) have hash {run.extras['frozen']} at the start and {now} at the end: equal")
     run.say("proof: moved " + ", ".join(f"{g} {x:.3f}" for g, x in self.moved.items()) + " of its size in this session")
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #047e1276
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #0fbd7cd8
 def train_stage(
     settings: TrainSettings,
     callbacks=(),  # further functions of (trainer, event)
@@ -84,13 +86,14 @@ def train_stage(
     "Train a stage and prove what was frozen. Raises as `train` does."
     return train(settings, [FrozenProof(), *callbacks])
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #4fdd8f6d
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #a3e72cf5
 def _pairs(sets):
     "['optim.clip=0.5'] -> {'optim.clip': '0.5'}. Raises SettingsError."
     for x in sets:
         if "=" not in x: raise SettingsError(f"--set {x}: write it as key=value, for instance --set optim.clip=0.5")
     return dict(x.split("=", 1) for x in sets)
 
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #61d2c92a
 def stage_settings(
     stage: str,  # "A" or "B"
     cfg,         # YAML file
@@ -105,7 +108,7 @@ def stage_settings(
                             f"Give it configs/{'day05_train' if stage == 'A' else 'day07_trainB'}.yaml, or use the other script.")
     return loaded
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #f408988f
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #d38c6da0
 def run_stage(
     stage: str,
     cfg,
