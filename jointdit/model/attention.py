@@ -3,13 +3,13 @@
 # %% auto #0
 __all__ = ['SAFE', 'MAX_SPAN', 'outside_autocast', 'ExpAttention', 'attend', 'pool_factors', 'pool_matrix']
 
-# %% ../../nbs/day03_experts/00_attention.ipynb #1654ea79
+# %% ../../nbs/day03_experts/00_attention.ipynb #7a02a37a
 import functools, math
 import torch
 import torch.nn.functional as F
 from ..core import ModelError
 
-# %% ../../nbs/day03_experts/00_attention.ipynb #0b025000
+# %% ../../nbs/day03_experts/00_attention.ipynb #acb2ff01
 SAFE = 60.  # exp(60), and sums of thousands of it, fit in bf16 and fp32
 
 def _exp_scores(q, k, mask=None):
@@ -21,7 +21,7 @@ def _exp_scores(q, k, mask=None):
     p.exp_()
     return p if mask is None else p.mul_(mask)
 
-# %% ../../nbs/day03_experts/00_attention.ipynb #0f7bd918
+# %% ../../nbs/day03_experts/00_attention.ipynb #107f5bd6
 def outside_autocast(forward):
     "Decorator for a hand-written forward(ctx, x, ...): computes in the formats that it is given."
     @functools.wraps(forward)
@@ -30,31 +30,33 @@ def outside_autocast(forward):
         with torch.autocast(x.device.type, enabled=False): return forward(ctx, x, *args)
     return run
 
-# %% ../../nbs/day03_experts/00_attention.ipynb #4477371a
+# %% ../../nbs/day03_experts/00_attention.ipynb #5c2e9969
+def _exp_forward(ctx, q, k, v, mask):
+    p = _exp_scores(q, k, mask)
+    total = p.sum(-1, keepdim=True)
+    o = (p @ v).div_(total)
+    ctx.save_for_backward(q, k, v, p, total, o)
+    return o
+
+# %% ../../nbs/day03_experts/00_attention.ipynb #418e66b5
+def _exp_backward(ctx, g):
+    q, k, v, p, total, o = ctx.saved_tensors
+    g = g / total
+    minus_d = (g * o).sum(-1, keepdim=True).neg_()
+    ds = (torch.cat([g, minus_d], -1) @ F.pad(v, (0, 1), value=1.).mT).mul_(p)
+    return ds @ k, ds.mT @ q, p.mT @ g, None
+
+# %% ../../nbs/day03_experts/00_attention.ipynb #97066bca
 class ExpAttention(torch.autograd.Function):
     "Softmax attention of scaled queries, in as few passes over the (N, M) scores as we know."
-    @staticmethod
-    @outside_autocast
-    def forward(ctx, q, k, v, mask):
-        p = _exp_scores(q, k, mask)
-        total = p.sum(-1, keepdim=True)
-        o = (p @ v).div_(total)
-        ctx.save_for_backward(q, k, v, p, total, o)
-        return o
-    @staticmethod
-    def backward(ctx, g):
-        q, k, v, p, total, o = ctx.saved_tensors
-        g = g / total
-        minus_d = (g * o).sum(-1, keepdim=True).neg_()
-        ds = (torch.cat([g, minus_d], -1) @ F.pad(v, (0, 1), value=1.).mT).mul_(p)
-        return ds @ k, ds.mT @ q, p.mT @ g, None
+    forward, backward = staticmethod(outside_autocast(_exp_forward)), staticmethod(_exp_backward)
 
-# %% ../../nbs/day03_experts/00_attention.ipynb #b901b2ed
+# %% ../../nbs/day03_experts/00_attention.ipynb #6411553f
 def _core(q, k, v, mask=None):
     if q.device.type != "cpu": return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return ExpAttention.apply(q * q.shape[-1]**-0.5, k, v, mask)
 
-# %% ../../nbs/day03_experts/00_attention.ipynb #48dc65b1
+# %% ../../nbs/day03_experts/00_attention.ipynb #a1a7af9f
 def attend(
     q: torch.Tensor,                 # (B, H, N, d) queries
     k: torch.Tensor,                 # (B, H, M, d) keys
@@ -70,7 +72,7 @@ def attend(
     rows = lambda i: None if mask is None else mask[i:i + q_chunk]
     return torch.cat([_core(q[:, :, i:i + q_chunk], k, v, rows(i)) for i in range(0, n, q_chunk)], 2)
 
-# %% ../../nbs/day03_experts/00_attention.ipynb #a97e8379
+# %% ../../nbs/day03_experts/00_attention.ipynb #f3e91c3f
 MAX_SPAN = .1  # seconds
 
 def pool_factors(
@@ -89,7 +91,7 @@ def pool_factors(
         f[axis], left = 2 * f[axis], left // 2
     return tuple(f)
 
-# %% ../../nbs/day03_experts/00_attention.ipynb #532ae351
+# %% ../../nbs/day03_experts/00_attention.ipynb #536a4acf
 def pool_matrix(
     grid: tuple,      # (T, h, w)
     factors: tuple,   # (ft, fh, fw) from `pool_factors`

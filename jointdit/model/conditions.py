@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['time_features', 'Conditions', 'ConditionEncoder']
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #b049a050
+# %% ../../nbs/day04_joint/00_conditions.ipynb #c2adc73e
 import math
 from dataclasses import dataclass
 import torch
@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 from fastcore.basics import patch
 from ..core import Context, ModelError
-from .expert import ModelSettings
+from .layers import ModelSettings
 from .positions import STREAMS
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #69421ebc
+# %% ../../nbs/day04_joint/00_conditions.ipynb #a729e608
 def time_features(
     t: torch.Tensor,  # (...,) noise times in [0, 1]
     n: int = 128,     # features, even
@@ -24,13 +24,14 @@ def time_features(
     a = 1000 * t.float()[..., None] * f
     return torch.cat([a.cos(), a.sin()], -1)
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #afac9fa1
+# %% ../../nbs/day04_joint/00_conditions.ipynb #35a6e195
 @dataclass
 class Conditions:
     "What the blocks get from outside."
     tokens: torch.Tensor  # (B, n_text + n_image, width)
     vec: dict             # stream -> (B, K, cond_width)
 
+# %% ../../nbs/day04_joint/00_conditions.ipynb #c64546d7
 class ConditionEncoder(nn.Module):
     "Texts, images and noise times to condition tokens and modulation vectors; learned nulls for what is absent."
     def __init__(self, s: ModelSettings):
@@ -43,7 +44,7 @@ class ConditionEncoder(nn.Module):
         time = lambda: nn.Sequential(nn.Linear(128, s.cond_width), nn.SiLU(), nn.Linear(s.cond_width, s.cond_width))
         self.time = nn.ModuleDict({k: time() for k in STREAMS})
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #9b112aad
+# %% ../../nbs/day04_joint/00_conditions.ipynb #b9f49e39
 @patch
 def _fit(self: ConditionEncoder, kind, ctx):
     "Tokens (B, n', dim) and mask with n' <= the number of places. Raises ModelError."
@@ -56,6 +57,7 @@ def _fit(self: ConditionEncoder, kind, ctx):
     if mask[:, n:].any(): raise ModelError(f"{kind} condition: expected at most {n} tokens (n_{kind}), got {int(mask.sum(1).max())}")
     return tokens[:, :n], mask[:, :n]
 
+# %% ../../nbs/day04_joint/00_conditions.ipynb #13b8529e
 @patch
 def _dropped(self: ConditionEncoder, kind, drop, B, device):
     if drop is None: return torch.zeros(B, dtype=torch.bool, device=device)
@@ -63,7 +65,7 @@ def _dropped(self: ConditionEncoder, kind, drop, B, device):
     if drop.shape != (B,) or drop.dtype != torch.bool: raise ModelError(f"drop_{kind}: expected ({B},) bool, got {tuple(drop.shape)} {drop.dtype}")
     return drop
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #d469d132
+# %% ../../nbs/day04_joint/00_conditions.ipynb #941bb56e
 @patch
 def _one(self: ConditionEncoder, kind, ctx, drop, B):
     "Tokens (B, n, width) and pooled vector (B, cond_width) of one kind."
@@ -78,7 +80,7 @@ def _one(self: ConditionEncoder, kind, ctx, drop, B):
     p = self.pooled[kind](unit(ctx.pooled.to(null)))
     return torch.where(real[..., None], y, null.to(y.dtype)), torch.where(drop[:, None], p_null.to(p.dtype), p)
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #00c5d9f0
+# %% ../../nbs/day04_joint/00_conditions.ipynb #8a80fab8
 @patch
 def forward(
     self: ConditionEncoder,
@@ -95,7 +97,7 @@ def forward(
     vec = {k: F.silu(self.time[k](time_features(t).to(self.null["text"].dtype)) + pooled) for k, t in times.items()}
     return Conditions(torch.cat([text.to(image.dtype), image.to(text.dtype)], 1), vec)
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #6711d524
+# %% ../../nbs/day04_joint/00_conditions.ipynb #43304ad0
 @patch
 def flops(self: ConditionEncoder, streams: int = 2) -> int:
     "Matrix-product operations of one sample with text and image at full length, one noise time for each stream."

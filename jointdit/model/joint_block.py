@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['StreamView', 'stream_view', 'Port', 'JointBlock']
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #34b3202e
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #940fba1e
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
@@ -11,19 +11,25 @@ from torch import nn
 from fastcore.basics import patch
 from ..settings import Knobs
 from .attention import attend
-from .expert import NormModulate, zero_linear
+from .layers import NormModulate, zero_linear
 from .positions import IMAGE, TEXT, Layout, SplitHeads, cat_layouts, condition_layout, pool_layout, rotary_table, rotate, sees
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #4ec2ff8a
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #050ecec4
 @dataclass
 class StreamView:
     "A stream's places, ready for attention."
     layout: Layout
-    table: tuple               # rotary tables of the queries
+    table: tuple               # rotary tables of the queries, fp32
     keys: Layout               # layout of the keys
     key_table: tuple           # rotary tables of the keys
     pool: torch.Tensor|None = None  # (M, N) averages tokens to keys; None: one key a token
+    def table_as(self, dtype):
+        "The queries' tables in another number format, made once."
+        made = self.__dict__.setdefault("_made", {})
+        if dtype not in made: made[dtype] = tuple(t.to(dtype) for t in self.table)
+        return made[dtype]
 
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #3afc1c2f
 def stream_view(
     layout: Layout,          # of the stream's tokens
     head_dim: int,
@@ -35,7 +41,7 @@ def stream_view(
     table, key_table = (tuple(t.to(device) for t in rotary_table(l.place, head_dim)) for l in (layout, keys))
     return StreamView(layout, table, keys, key_table, None if pool is None else pool.to(device))
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #0045b183
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #272bacc8
 class Port(nn.Module):
     "One stream's side of a joint block."
     def __init__(self, width, heads, head_dim, cond_width):
@@ -45,7 +51,7 @@ class Port(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * inner, bias=False), nn.Linear(inner, width, bias=False)
         self.q_scale, self.k_scale = nn.Parameter(torch.ones(head_dim)), nn.Parameter(torch.ones(head_dim))
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #d0322037
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #3ae25e3d
 @patch
 def enter(
     self: Port,
@@ -56,12 +62,12 @@ def enter(
     "Queries and keys, normed and turned by seconds, and values."
     shift, scale, gate = self.mod(c).chunk(3, -1)
     y, scales = self.qkv(NormModulate.apply(x, shift, scale)), (self.q_scale, self.k_scale)
-    if view.pool is None: return *SplitHeads.apply(y, self.heads, view.table, *scales), gate
+    if view.pool is None: return *SplitHeads.apply(y, self.heads, view.table_as(y.dtype), *scales), gate
     q, k, v = SplitHeads.apply(y, self.heads, None, *scales)
     pool = view.pool.to(k.dtype)
     return rotate(q, view.table), rotate(pool @ k, view.key_table), pool @ v, gate
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #9ff3d5f6
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #9e848060
 @patch
 def leave(
     self: Port,
@@ -72,7 +78,7 @@ def leave(
     y = self.out(o.transpose(1, 2).flatten(2))
     return (gate[:, :, None] * y.view(len(y), gate.shape[1], -1, y.shape[-1])).flatten(1, 2)
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #0c9e54b5
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #ad3b90fb
 class JointBlock(nn.Module):
     "Both streams and the conditions in one softmax (joint attention as in SD3's MMDiT and in MMAudio)."
     def __init__(
@@ -88,11 +94,13 @@ class JointBlock(nn.Module):
         self.ports = nn.ModuleDict({k: Port(w, heads, head_dim, cond_width) for k, w in widths.items()})
         self.kv, self.k_scale = nn.Linear(token_width, 2 * heads * head_dim, bias=False), nn.Parameter(torch.ones(head_dim))
 
-    def condition_keys(self, tokens):
-        "Keys and values (B, H, Nc, d) of condition tokens (B, Nc, token_width)."
-        return SplitHeads.apply(self.kv(F.layer_norm(tokens, tokens.shape[-1:])), self.heads, None, self.k_scale)
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #3cc19a01
+@patch
+def condition_keys(self: JointBlock, tokens):
+    "Keys and values (B, H, Nc, d) of condition tokens (B, Nc, token_width)."
+    return SplitHeads.apply(self.kv(F.layer_norm(tokens, tokens.shape[-1:])), self.heads, None, self.k_scale)
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #053c0b28
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #9572ba0e
 @patch
 def _meet(self: JointBlock, streams, conds, full, knobs):
     "Attention of samples alike in mode: streams is name -> (q, k, v); returns name -> (B, H, N, d)."
@@ -104,7 +112,7 @@ def _meet(self: JointBlock, streams, conds, full, knobs):
     queries = [s[0] for s in streams.values()]
     return dict(zip(streams, attend(torch.cat(queries, 2), *keys).split([q.shape[2] for q in queries], 2)))
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #61a69be4
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #28f68ad5
 @patch
 def forward(
     self: JointBlock,
@@ -124,7 +132,7 @@ def forward(
     whole = lambda k: met[0][k] if len(met) == 1 else torch.cat([m[k] for m in met])
     return {k: self.ports[k].leave(whole(k), gate) for k, gate in zip(tokens, gates)}
 
-# %% ../../nbs/day04_joint/01_joint_block.ipynb #cc21af87
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #68f94e91
 @patch
 def weights(
     self: JointBlock, tokens: dict, vec: dict, cond: torch.Tensor, views: dict,
@@ -140,6 +148,7 @@ def weights(
     s = (q @ k.mT * self.head_dim**-0.5).masked_fill(~sees(lq, lk, mode).to(q.device), float("-inf"))
     return s.softmax(-1), lq, lk, (v, {n: e[3] for n, e in entered.items()})
 
+# %% ../../nbs/day04_joint/01_joint_block.ipynb #195f4034
 @patch
 def flops(self: JointBlock, views: dict, n_cond: int) -> int:
     "Matrix-product operations of one full sample."

@@ -5,7 +5,7 @@ __all__ = ['VIDEO', 'AUDIO', 'TEXT', 'IMAGE', 'STREAMS', 'PERIODS', 'Layout', 'm
            'stream_layout', 'pool_layout', 'sees', 'rotary_frequencies', 'rotary_split', 'rotary_table', 'rotate',
            'SplitHeads']
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #62115f58
+# %% ../../nbs/day03_experts/01_positions.ipynb #7fd0576e
 import math
 from dataclasses import dataclass
 import torch
@@ -13,10 +13,11 @@ from ..core import ModelError
 from ..timeline import Timeline
 from .attention import outside_autocast, pool_factors, pool_matrix
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #dca3fad3
+# %% ../../nbs/day03_experts/01_positions.ipynb #bbad4729
 VIDEO, AUDIO, TEXT, IMAGE = range(4)
 STREAMS = ("video", "audio")
 
+# %% ../../nbs/day03_experts/01_positions.ipynb #64459b1e
 @dataclass(frozen=True, eq=False)
 class Layout:
     "What is known of each of N tokens."
@@ -30,7 +31,7 @@ class Layout:
     @property
     def seconds(self): return self.place[:, 0]
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #b38295f0
+# %% ../../nbs/day03_experts/01_positions.ipynb #8d958dc8
 def make_layout(
     stream: int,          # VIDEO, AUDIO, TEXT or IMAGE
     place: torch.Tensor,  # (N, 4)
@@ -44,24 +45,27 @@ def make_layout(
     full = lambda value: torch.full((n,), value)
     return Layout(full(stream), place.float(), full(segment), full(clean), grid, step)
 
+# %% ../../nbs/day03_experts/01_positions.ipynb #28fc9e4a
 def condition_layout(n: int, stream: int) -> Layout:
     "Condition tokens (TEXT or IMAGE) have no place."
     return make_layout(stream, torch.zeros(n, 4), clean=True)
 
+# %% ../../nbs/day03_experts/01_positions.ipynb #cf5a1ac9
 def cat_layouts(layouts: list) -> Layout:
     "Layouts one after the other, as their tokens are."
     return Layout(*(torch.cat([getattr(l, f) for l in layouts]) for f in ("stream", "place", "segment", "clean")))
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #ed8a3097
+# %% ../../nbs/day03_experts/01_positions.ipynb #89a89f1e
 def _middle(n, patch):
     "Centres of patches along an axis of n latents, from the axis's middle."
     return torch.arange(-(-n // patch)) * patch + (patch - 1) / 2 - (n - 1) / 2
 
+# %% ../../nbs/day03_experts/01_positions.ipynb #8f17fd35
 def _patch_means(times, patch):
     i = torch.arange(-(-len(times) // patch) * patch).clamp(max=len(times) - 1)
     return times[i].view(-1, patch).mean(1)
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #d8228944
+# %% ../../nbs/day03_experts/01_positions.ipynb #cc38a52b
 def stream_layout(
     clock: Timeline,  # the clip's clock
     stream: int,      # VIDEO or AUDIO
@@ -80,7 +84,7 @@ def stream_layout(
     step = float(axes[0][1] - axes[0][0]) if len(axes[0]) > 1 else 0.
     return make_layout(stream, place, tuple(map(len, axes)), step)
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #7e3c5540
+# %% ../../nbs/day03_experts/01_positions.ipynb #c8105c6e
 def pool_layout(
     layout: Layout,  # one stream's layout
     factor: int,     # the knob kv_downsample
@@ -93,7 +97,7 @@ def pool_layout(
     return Layout(layout.stream[first], p @ layout.place, layout.segment[first], layout.clean[first], grid,
                   layout.step * factors[0]), p
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #ed9b35fa
+# %% ../../nbs/day03_experts/01_positions.ipynb #dff5a051
 def sees(
     q: Layout,                  # (N,) who looks
     k: Layout,                  # (M,) who is looked at
@@ -111,9 +115,10 @@ def sees(
     if order == "causal": ok = ok & (((qg == kg) & (qc == kc)) | (kc & (kg < qg)))
     return ok | (ks >= TEXT)
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #9f9da4ab
+# %% ../../nbs/day03_experts/01_positions.ipynb #fec5ead5
 PERIODS = ((.16, 64.), (4., 128.), (4., 128.), (4., 128.))  # shortest and longest: seconds, latent rows, columns, mel bins
 
+# %% ../../nbs/day03_experts/01_positions.ipynb #7778e36e
 def rotary_frequencies(
     n: int,          # pairs of dimensions
     shortest: float, # shortest period, in units of the axis
@@ -123,7 +128,7 @@ def rotary_frequencies(
     ratio = (longest / shortest)**(torch.arange(n, dtype=torch.float32) / max(n - 1, 1))
     return 2 * math.pi / (shortest * ratio)
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #9dfd4e57
+# %% ../../nbs/day03_experts/01_positions.ipynb #bc7368f4
 def rotary_split(head_dim: int) -> tuple:  # pairs for seconds, rows, columns, mel bins
     "How the pairs of a head are shared. Raises ModelError for an odd or tiny head."
     if head_dim % 2 or head_dim < 16: raise ModelError(f"head_dim must be even and at least 16, got {head_dim}")
@@ -131,26 +136,27 @@ def rotary_split(head_dim: int) -> tuple:  # pairs for seconds, rows, columns, m
     space = pairs * 3 // 16
     return pairs // 2, space, space, pairs - pairs // 2 - 2 * space
 
+# %% ../../nbs/day03_experts/01_positions.ipynb #2347a4a2
 def rotary_table(
     place: torch.Tensor,  # (N, 4)
     head_dim: int,
-) -> tuple:               # cosine and sine of each pair's angle, (N, head_dim/2) fp32
+) -> tuple:               # cosine and sine of each dimension's angle, (N, head_dim) fp32; the second half repeats the first
     "The angle of each pair at each token."
     angle = torch.cat([place[:, i:i + 1].float() * rotary_frequencies(n, *PERIODS[i])
                        for i, n in enumerate(rotary_split(head_dim))], 1)
-    return angle.cos(), angle.sin()
+    return angle.cos().repeat(1, 2), angle.sin().repeat(1, 2)
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #ad3ecead
+# %% ../../nbs/day03_experts/01_positions.ipynb #c8633a58
 def rotate(
     x: torch.Tensor,  # (..., N, d)
-    table: tuple,     # cosine and sine, (N, d/2)
+    table: tuple,     # cosine and sine, (N, d)
 ) -> torch.Tensor:    # (..., N, d)
     "Turns each pair (i, i + d/2) by its token's angle (RoFormer, Su et al. 2021)."
-    cos, sin = table
     a, b = x.float().chunk(2, -1)
+    cos, sin = (t[:, :a.shape[-1]] for t in table)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #9b72e89f
+# %% ../../nbs/day03_experts/01_positions.ipynb #6214e5e7
 def _turn(x, cos, sin, sign):
     "x * cos plus the other half * sin; sign 1 turns forward, -1 back. Tables are (N, d)."
     h, out = x.shape[-1] // 2, x * cos
@@ -158,14 +164,15 @@ def _turn(x, cos, sin, sign):
     out[..., h:].addcmul_(x[..., :h], sin[..., h:], value=sign)
     return out
 
+# %% ../../nbs/day03_experts/01_positions.ipynb #2e1e61f0
 def _norm_turn(x, w, cos, sin):
-    "RMS norm, scale and turn: returns the normed x, the factor that normed it, and the result."
+    "RMS norm, scale and turn of parts (P, B, H, N, d) with scales (P, d): the normed x, the factor that normed it, the result."
     wide = torch.promote_types(x.dtype, torch.float32)
     r = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).to(wide).square_() / x.shape[-1] + 1e-6).rsqrt_().to(x.dtype)
-    z, w = torch.mul(x, r, out=x.new_empty(x.shape)), w.to(x.dtype)
-    return z, r, (z * w if cos is None else _turn(z, cos * w, sin * w.roll(len(w) // 2), 1))
+    z, w = torch.mul(x, r, out=x.new_empty(x.shape)), w[:, None, None, None]
+    return z, r, (z * w if cos is None else _turn(z, cos * w, sin * w.roll(w.shape[-1] // 2, -1), 1))
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #3c365a37
+# %% ../../nbs/day03_experts/01_positions.ipynb #9c96a2d9
 def _norm_turn_back(g, z, r, w, cos, sin, out):
     "Writes the gradient by x into `out`; returns the gradient by the scale."
     if cos is not None: g = _turn(g, cos, sin, -1)
@@ -174,22 +181,24 @@ def _norm_turn_back(g, z, r, w, cos, sin, out):
     torch.mul((g * wd).addcmul_(z, mean, value=-1), r, out=out)
     return p.sum((0, 1, 2)).to(w.dtype)
 
-# %% ../../nbs/day03_experts/01_positions.ipynb #0f1991d3
+# %% ../../nbs/day03_experts/01_positions.ipynb #b66da85b
+def _heads_forward(ctx, y, heads, table, *scales):
+    x = y.view(*y.shape[:2], len(scales) + 1, heads, -1).permute(2, 0, 3, 1, 4)
+    cos, sin = table or (None, None)
+    z, r, out = _norm_turn(x[:-1], torch.stack(scales).to(y.dtype), cos, sin)
+    ctx.save_for_backward(cos, sin, z, r, *scales)
+    return *out.unbind(0), x[-1].contiguous()
+
+# %% ../../nbs/day03_experts/01_positions.ipynb #758f30fd
+def _heads_backward(ctx, *grads):
+    (cos, sin, z, r, *scales), (B, H, N, d) = ctx.saved_tensors, grads[-1].shape
+    out = grads[-1].new_empty(B, N, len(grads), H, d)
+    parts = out.permute(2, 0, 3, 1, 4)
+    parts[-1].copy_(grads[-1])
+    by_scale = [_norm_turn_back(*args, cos, sin, o) for *args, o in zip(grads, z, r, scales, parts)]
+    return out.view(B, N, -1), None, None, *by_scale
+
+# %% ../../nbs/day03_experts/01_positions.ipynb #64d80f83
 class SplitHeads(torch.autograd.Function):
     "A linear's output (B, N, parts*H*d) to heads (B, H, N, d); all parts but the last are normed, scaled and turned."
-    @staticmethod
-    @outside_autocast
-    def forward(ctx, y, heads, table, *scales):
-        x = y.view(*y.shape[:2], len(scales) + 1, heads, -1).permute(2, 0, 3, 1, 4)
-        cos, sin = (None, None) if table is None else [torch.cat([t, t], 1).to(y.dtype) for t in table]
-        done = [_norm_turn(part, w, cos, sin) for part, w in zip(x, scales)]
-        ctx.save_for_backward(cos, sin, *scales, *(t for z, r, _ in done for t in (z, r)))
-        return *(out for _, _, out in done), x[-1].contiguous()
-    @staticmethod
-    def backward(ctx, *grads):
-        (cos, sin, *rest), n, (B, H, N, d) = ctx.saved_tensors, len(grads) - 1, grads[-1].shape
-        out = grads[-1].new_empty(B, N, n + 1, H, d)
-        parts = out.permute(2, 0, 3, 1, 4)
-        parts[-1].copy_(grads[-1])
-        each = enumerate(zip(grads, rest[n::2], rest[n + 1::2], rest[:n]))
-        return out.view(B, N, -1), None, None, *[_norm_turn_back(*args, cos, sin, parts[i]) for i, args in each]
+    forward, backward = staticmethod(outside_autocast(_heads_forward)), staticmethod(_heads_backward)
