@@ -6,14 +6,14 @@
 __all__ = ['KIND', 'content_hash', 'commit', 'where', 'reset_peak', 'peak_gib', 'Stages', 'save_card', 'load_card',
            'card_differences', 'set_aside']
 
-# %% ../../nbs/day06_sampler/03_cards.ipynb #81bfd477
+# %% ../../nbs/day06_sampler/03_cards.ipynb #ce47587b
 import hashlib, importlib.metadata, os, platform, subprocess, sys, time, torch
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..core import SampleError, file_hash, load_json, save_json
 
-# %% ../../nbs/day06_sampler/03_cards.ipynb #a5226f9a
+# %% ../../nbs/day06_sampler/03_cards.ipynb #9241082b
 def content_hash(
     x,  # array of frames or samples, or None
 ) -> str | None:  # 64 hex digits, or None
@@ -23,7 +23,7 @@ def content_hash(
     x = np.ascontiguousarray(x)
     return hashlib.sha256(f"{x.dtype.str}{x.shape}".encode() + x.tobytes()).hexdigest()
 
-# %% ../../nbs/day06_sampler/03_cards.ipynb #08b188ed
+# %% ../../nbs/day06_sampler/03_cards.ipynb #fe75dbfb
 def commit() -> str | None:
     "The commit of the source that this package runs from, with + when it was changed since; None outside of a repository."
     root = Path(__file__).resolve().parents[2] if "__file__" in globals() else Path.cwd()
@@ -35,7 +35,7 @@ def commit() -> str | None:
         return head.stdout.strip() + "+" * bool(run("status", "--porcelain", "-uno").stdout.strip())
     except (OSError, subprocess.SubprocessError): return None
 
-# %% ../../nbs/day06_sampler/03_cards.ipynb #83c53290
+# %% ../../nbs/day06_sampler/03_cards.ipynb #afb94c6c
 def where(device) -> dict:
     "Versions and machine, as far as they can change the last bit of a result."
     device = torch.device(device)
@@ -45,7 +45,7 @@ def where(device) -> dict:
                 threads=torch.get_num_threads(), cpu=torch.backends.cpu.get_cpu_capability(),
                 **{k: version(k) for k in ("torch", "diffusers", "transformers", "av", "numpy", "matplotlib")})
 
-# %% ../../nbs/day06_sampler/03_cards.ipynb #bf361260
+# %% ../../nbs/day06_sampler/03_cards.ipynb #816e84f3
 def reset_peak(device):
     "Start a new measurement of peak memory, where the system allows it."
     if torch.device(device).type == "cuda": torch.cuda.reset_peak_memory_stats(device)
@@ -53,6 +53,7 @@ def reset_peak(device):
         try: Path("/proc/self/clear_refs").write_text("5")
         except OSError: pass
 
+# %% ../../nbs/day06_sampler/03_cards.ipynb #5305a6e4
 def peak_gib(device) -> float:
     "Peak memory in GiB: of the GPU, or of the process."
     if torch.device(device).type == "cuda": return torch.cuda.max_memory_allocated(device) / 2**30
@@ -61,7 +62,7 @@ def peak_gib(device) -> float:
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
-# %% ../../nbs/day06_sampler/03_cards.ipynb #aca9d2c4
+# %% ../../nbs/day06_sampler/03_cards.ipynb #ffc1542f
 @dataclass
 class Stages:
     "Wall time and peak memory of named stages; prints a line for each."
@@ -79,9 +80,10 @@ class Stages:
         self.seconds[name], self.peaks[name] = time.perf_counter() - began, peak_gib(self.device)
         self.say(f"{name:<10} {self.seconds[name]:7.2f} s   peak {self.peaks[name]:5.2f} GiB   {of}".rstrip())
 
-# %% ../../nbs/day06_sampler/03_cards.ipynb #3435a753
+# %% ../../nbs/day06_sampler/03_cards.ipynb #2c685308
 KIND = "jointdit sample card, version 1"
 
+# %% ../../nbs/day06_sampler/03_cards.ipynb #25233405
 def save_card(
     path,  # JSON beside the clip
     card: dict,  # settings, seed, checkpoint, ...
@@ -95,6 +97,7 @@ def save_card(
     save_json(path, card)
     return card
 
+# %% ../../nbs/day06_sampler/03_cards.ipynb #66479171
 def load_card(path) -> dict:
     "Read a card. Raises SampleError when it is none."
     path = Path(path)
@@ -104,7 +107,7 @@ def load_card(path) -> dict:
         raise SampleError(f"{path}: not a card of a sample (expected \"kind\": \"{KIND}\").")
     return card
 
-# %% ../../nbs/day06_sampler/03_cards.ipynb #5fc7647d
+# %% ../../nbs/day06_sampler/03_cards.ipynb #b05aac6a
 def card_differences(old: dict, new: dict) -> list[str]:
     "What differs between two makings of the same clip; empty when nothing does."
     out = [f"the {k} differ" for k, h in old["content"].items() if h != new["content"].get(k)]
@@ -114,7 +117,7 @@ def card_differences(old: dict, new: dict) -> list[str]:
         out += [f"{k} was {a.get(k)}, is {b.get(k)}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
     return out
 
-# %% ../../nbs/day06_sampler/03_cards.ipynb #b51231ea
+# %% ../../nbs/day06_sampler/03_cards.ipynb #d4c16e28
 def set_aside(
     folder,  # where clips lie
     name: str,  # without ending

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['gaussian_velocity', 'mixture_velocity', 'PlainExpert', 'GaussianPair', 'as_mask', 'StatExpert', 'Library']
 
-# %% ../../nbs/day06_sampler/00_exact.ipynb #654564de
+# %% ../../nbs/day06_sampler/00_exact.ipynb #95735ef3
 import math, torch
 from ..core import Context
 from ..timeline import AudioGrid, Timeline, VideoGrid
 
-# %% ../../nbs/day06_sampler/00_exact.ipynb #d01f176d
+# %% ../../nbs/day06_sampler/00_exact.ipynb #91711dff
 def gaussian_velocity(
     x: torch.Tensor,  # (B, D) noisy points
     t: torch.Tensor,  # (B, D) time of every coordinate
@@ -26,7 +26,7 @@ def gaussian_velocity(
     logp = -.5 * (d * w.squeeze(-1)).sum(-1) - .5 * torch.logdet(C)
     return v, logp
 
-# %% ../../nbs/day06_sampler/00_exact.ipynb #cf6fc31c
+# %% ../../nbs/day06_sampler/00_exact.ipynb #5f98e2f3
 def mixture_velocity(
     x: torch.Tensor,  # (B, D) noisy points
     t: torch.Tensor,  # (B, D) times
@@ -39,14 +39,14 @@ def mixture_velocity(
     p = torch.softmax(torch.stack(logps, 1) + prior.clamp_min(1e-30).log(), 1)
     return (p.unsqueeze(-1) * torch.stack(vs, 1)).sum(1)
 
-# %% ../../nbs/day06_sampler/00_exact.ipynb #3bbbd62d
+# %% ../../nbs/day06_sampler/00_exact.ipynb #f17e203b
 class PlainExpert:
     "An expert with nothing to undo: latents are already normalised and time is u."
     def normalize(self, x): return x
     def denormalize(self, x): return x
     def time_map(self, u, n_tokens=1): return u
 
-
+# %% ../../nbs/day06_sampler/00_exact.ipynb #636a08b9
 class GaussianPair(torch.nn.Module):
     "The perfect joint denoiser of K Gaussian blobs with one number of picture and one number of sound."
     def __init__(self, means, corr: float = .8, std: float = 1.):
@@ -67,14 +67,14 @@ class GaussianPair(torch.nn.Module):
         drop = torch.zeros(n, dtype=torch.bool, device=flat.device) if drop_text is None else drop_text
         return torch.where(drop[:, None], flat, t_ctx.pooled.float())
 
-# %% ../../nbs/day06_sampler/00_exact.ipynb #503aa8c0
+# %% ../../nbs/day06_sampler/00_exact.ipynb #6f787602
 def as_mask(flag, n: int, device=None) -> torch.Tensor:
     "A per-sample bool tensor from None, a bool, a mode name or a tensor."
     if isinstance(flag, str): flag = flag == "iso"
     if torch.is_tensor(flag): return flag.to(device).expand(n)
     return torch.full((n,), bool(flag), device=device)
 
-# %% ../../nbs/day06_sampler/00_exact.ipynb #9440cc80
+# %% ../../nbs/day06_sampler/00_exact.ipynb #4621a322
 def _forward(self, x_v, x_a, t_v, t_a, clock=None, t_ctx=None, i_ctx=None, mode="full", drop_text=None, drop_image=None):
     self.calls += 1
     n, prior = len(x_v), self.prior(len(x_v), t_ctx, drop_text)
@@ -85,7 +85,7 @@ def _forward(self, x_v, x_a, t_v, t_a, clock=None, t_ctx=None, i_ctx=None, mode=
     return v[:, 0].reshape(x_v.shape), v[:, 1].reshape(x_a.shape)
 GaussianPair.forward = _forward
 
-# %% ../../nbs/day06_sampler/00_exact.ipynb #c6307c40
+# %% ../../nbs/day06_sampler/00_exact.ipynb #22093896
 class StatExpert(PlainExpert):
     "Normalises latents by the library's mean and spread per channel."
     def __init__(self, x, axis):
@@ -95,7 +95,7 @@ class StatExpert(PlainExpert):
     def normalize(self, x): return (x - self.mean) / self.std
     def denormalize(self, x): return x * self.std + self.mean
 
-# %% ../../nbs/day06_sampler/00_exact.ipynb #ee8a6af5
+# %% ../../nbs/day06_sampler/00_exact.ipynb #fb132985
 class Library(torch.nn.Module):
     "The perfect denoiser of a few known clips, as a JointDiT: `full` recognises the clip by both streams, `iso` by each alone."
     def __init__(
@@ -113,12 +113,13 @@ class Library(torch.nn.Module):
         self.register_buffer("a", self.audio.normalize(a))
         self.text, self.s2, self.blur, self.trust = text, tolerance**2, blur, trust
 
-# %% ../../nbs/day06_sampler/00_exact.ipynb #7aafe0a0
+# %% ../../nbs/day06_sampler/00_exact.ipynb #45bed2c1
 def _per_token(t, x):
     "Times (B,) or (B, n) in a shape that multiplies latents with one more axis, the clips: (B, 1, ...)."
     t = t.float().reshape(len(t), -1)
     return t[:, None, :, None, None, None] if x.ndim == 5 else t[:, None, None, :, None]
 
+# %% ../../nbs/day06_sampler/00_exact.ipynb #1f38eadd
 def _evidence(self, x, t, clips):
     "Log likelihood (B, N) of every clip, and the velocity (B, N, ...) if it were that clip."
     t, x, c = _per_token(t, x), x[:, None], clips[None]
@@ -128,7 +129,7 @@ def _evidence(self, x, t, clips):
     logp = -.5 * (d**2 / var + var.log()).flatten(2).sum(-1)
     return logp / self.blur, v
 
-# %% ../../nbs/day06_sampler/00_exact.ipynb #b6476c4a
+# %% ../../nbs/day06_sampler/00_exact.ipynb #3dc3e19c
 def _prior(self, n, t_ctx, drop):
     flat = torch.zeros(n, len(self.v), device=self.v.device)
     if t_ctx is None or self.text is None: return flat
@@ -137,7 +138,7 @@ def _prior(self, n, t_ctx, drop):
     return torch.where(drop[:, None], flat, unit(t_ctx) @ unit(self.text).T.to(flat.device) / .02 * self.trust)
 Library.prior = _prior
 
-# %% ../../nbs/day06_sampler/00_exact.ipynb #22fc656c
+# %% ../../nbs/day06_sampler/00_exact.ipynb #c506c13a
 def _forward(self, x_v, x_a, t_v, t_a, clock=None, t_ctx=None, i_ctx=None, mode="full", drop_text=None, drop_image=None):
     given = [(x, t, c) for x, t, c in ((x_v, t_v, self.v), (x_a, t_a, self.a)) if x is not None]
     n = len(given[0][0])

@@ -6,7 +6,7 @@
 __all__ = ['Guidance', 'Branch', 'plan_branches', 'guidance_notes', 'Conditions', 'same_context', 'ask_branches', 'combine',
            'JointCFG']
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #bad92aed
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #e2e4cbe6
 import torch
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,7 +14,7 @@ from pydantic import Field
 from ..core import Context
 from ..settings import Strict
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #56edaeba
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #9ea355ac
 class Guidance(Strict):
     "JointCFG: how much every source of information is exaggerated."
     type: Literal["jointcfg", "jointcfg_star", "none"] = Field("jointcfg", description="jointcfg: one branch per term; jointcfg_star: one weak branch (iso and unconditioned) for all; none: the plain model")
@@ -27,7 +27,7 @@ class Guidance(Strict):
     interval: tuple[float, float] = Field((0., 1.), description="guide only while u lies in [low, high]; u is 1 at noise, 0 at data")
     branch_batch: int = Field(0, ge=0, description="branches computed in one model call; 0: all of them (fastest, most memory)")
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #9bbd2bd8
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #9299a8c5
 @dataclass(frozen=True)
 class Branch:
     "One way of asking the model, and how much the difference to the full answer counts."
@@ -39,7 +39,7 @@ class Branch:
     drop_image: bool = False  # without the image
     negative: bool = False  # the negative prompt in place of the prompt
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #564ea581
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #0fe71121
 def _terms(g: Guidance, two_streams: bool, text: bool, negative: bool, image: bool) -> list[Branch]:
     "Every branch that differs from the full one, whatever its weight."
     if g.type == "none": return []
@@ -51,7 +51,7 @@ def _terms(g: Guidance, two_streams: bool, text: bool, negative: bool, image: bo
             + [Branch("negative", g.weight_neg_txt, g.weight_neg_txt, negative=True)] * negative
             + [Branch("no_image", g.weight_img, g.weight_img, drop_image=True)] * image)
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #93b7e14f
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #6e269c2e
 def plan_branches(
     g: Guidance,  # the weights
     streams=("v", "a"),  # streams that the model is given at all
@@ -65,7 +65,7 @@ def plan_branches(
              for b in _terms(g, len(streams) == 2, text, negative, image)]
     return [Branch("full")] + [b for b in terms if b.w_v or b.w_a]
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #7dc5b21d
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #fb5c7c5b
 def guidance_notes(g: Guidance, negative_given: bool, negative_differs: bool = True) -> list[str]:
     "Warnings about settings that have no effect."
     notes = []
@@ -79,7 +79,7 @@ def guidance_notes(g: Guidance, negative_given: bool, negative_differs: bool = T
         notes.append("guidance.weight_neg_txt has no effect: there is no negative prompt")
     return notes
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #ca4a370f
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #c6dd7f6b
 @dataclass
 class Conditions:
     "What the samples of a batch are conditioned on; every Context has batch B, or is None."
@@ -92,13 +92,13 @@ class Conditions:
         move = lambda c: None if c is None else c.to(device, dtype)
         return Conditions(move(self.text), move(self.negative), move(self.image))
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #9c604196
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #00db889c
 def same_context(a: Context | None, b: Context | None) -> bool:
     "Do both say exactly the same?"
     if a is None or b is None: return a is b
     return a.tokens.shape == b.tokens.shape and torch.equal(a.tokens, b.tokens) and torch.equal(a.mask, b.mask)
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #c9033611
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #4cfbfc48
 def _conditions(branches: list[Branch], cond: Conditions, B: int, device) -> dict:
     "The condition arguments of a model call that computes `branches` for B samples each."
     base = cond.text if cond.text is not None else cond.negative
@@ -112,7 +112,7 @@ def _conditions(branches: list[Branch], cond: Conditions, B: int, device) -> dic
         drop_image=None if cond.image is None else flag([b.drop_image for b in branches]),
         mode=("iso" if modes.pop() else "full") if len(modes) == 1 else flag([b.iso for b in branches]))
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #1a0c2986
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #f5bf7010
 def _call(model, branches, x: dict, t: dict, clock, cond: Conditions) -> list[dict]:
     "One model call for `branches`; a dict of velocities for each."
     B = len(next(iter(x.values())))
@@ -122,6 +122,7 @@ def _call(model, branches, x: dict, t: dict, clock, cond: Conditions) -> list[di
     parts = {s: o.float().split(B) for s, o in zip("va", out) if s in x}
     return [{s: p[i] for s, p in parts.items()} for i in range(len(branches))]
 
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #648b99fa
 def ask_branches(
     model,  # JointDiT, or anything with its forward
     branches: list[Branch],  # from `plan_branches`
@@ -136,7 +137,7 @@ def ask_branches(
     groups = [branches[i:i + k] for i in range(0, len(branches), k)]
     return [v for g in groups for v in _call(model, g, x, t, clock, cond)]
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #f5c2e8ec
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #fc158193
 def _std(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     "Standard deviation of every sample over its free entries, shaped to multiply `x`."
     w = torch.ones_like(x) if mask is None else mask.expand_as(x).to(x.dtype)
@@ -145,6 +146,7 @@ def _std(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     mean = (x * w).sum(dims, keepdim=True) / n
     return (((x - mean) * w).square().sum(dims, keepdim=True) / n).sqrt()
 
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #5fc54f20
 def combine(
     full: torch.Tensor,  # (B, ...) the full answer of a stream
     others: list[torch.Tensor],  # the other branches' answers
@@ -158,7 +160,7 @@ def combine(
     ratio = _std(full, mask) / _std(g, mask).clamp_min(1e-8)
     return g * (rescale * ratio + 1 - rescale)
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #b1864642
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #07aa20f7
 class JointCFG:
     "Guided velocities of a joint model; call it with latents, times and u."
     def __init__(
@@ -175,7 +177,7 @@ class JointCFG:
         self.plan = plan_branches(self.g, streams, free, c.text is not None,
                                   c.negative is not None and not same_context(c.text, c.negative), c.image is not None)
 
-# %% ../../nbs/day06_sampler/00_guidance.ipynb #6943f5f9
+# %% ../../nbs/day06_sampler/00_guidance.ipynb #8b3a287f
 def _guided(self, x: dict, t: dict, u: float, masks: dict = {}) -> tuple[dict, int]:
     "Velocities of each stream at (x, t), and the evaluations per sample that they cost."
     lo, hi = self.g.interval

@@ -6,7 +6,7 @@
 __all__ = ['Kit', 'load_kit', 'Job', 'prepare', 'Result', 'generate', 'replay', 'InferSettings', 'SamplerSettings',
            'SampleReport', 'Given', 'sample_latents', 'measure_lag']
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #dbead568
+# %% ../../nbs/day06_sampler/04_infer.ipynb #ea901627
 import torch
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..train.path import given_latents
 
 _all_ = ["InferSettings", "SamplerSettings", "SampleReport", "Given", "sample_latents", "measure_lag"]
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #6e9b6139
+# %% ../../nbs/day06_sampler/04_infer.ipynb #5d499cc5
 @dataclass
 class Kit:
     "What is loaded once and used for many requests."
@@ -45,18 +45,19 @@ class Kit:
     recipe: dict = field(default_factory=dict)  # fingerprints that the checkpoint was trained on
     about: dict = field(default_factory=dict)  # stage and step
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #98bcaf3c
+# %% ../../nbs/day06_sampler/04_infer.ipynb #59595704
 def _load_codecs(s: InferSettings, device, use_clip: bool) -> tuple:
     "Video codec, audio codec and CLIP (or None); weights stay fp32, inputs are cast to them."
     clip = CLIPCondEncoder(s.clip.variant, s.clip.pretrained, device=device) if use_clip else None
     return (VideoCodec.from_folder(s.video_vae_path, device=device),
             AudioCodec.from_folder(s.audio_vae_path, s.vocoder_path, device=device), clip)
 
+# %% ../../nbs/day06_sampler/04_infer.ipynb #80f2ed3d
 def _knobs(s: InferSettings, info) -> Knobs:
     "The checkpoint's knobs, and over them those that the request sets."
     return Knobs(**{**info.knobs, **s.knobs.model_dump(exclude_unset=True)})
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #d345689e
+# %% ../../nbs/day06_sampler/04_infer.ipynb #3b461b75
 def load_kit(
     s: InferSettings,
     root="checkpoints",  # where to look for the newest checkpoint
@@ -79,7 +80,7 @@ def load_kit(
     trained = Timeline.from_dict(info.data["timeline"]) if info.data.get("timeline") else Timeline(24, 12)
     return Kit(model, video, audio, clip, trained, device, dtype, path, file_hash(path), recipe, dict(stage=info.stage, step=info.step))
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #69f4839f
+# %% ../../nbs/day06_sampler/04_infer.ipynb #58277670
 def _text(kit: Kit, prompt: str, what: str = "prompt") -> Context | None:
     "The condition of a prompt; None for an empty one or without CLIP. Raises SampleError, AssetError."
     if not prompt.strip() or kit.clip is None: return None
@@ -88,7 +89,7 @@ def _text(kit: Kit, prompt: str, what: str = "prompt") -> Context | None:
     if most and n > most: raise SampleError(f"the {what} has {n} tokens, this checkpoint reads {most}: {prompt[:60]!r}... Shorten it.")
     return ctx
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #93b0febe
+# %% ../../nbs/day06_sampler/04_infer.ipynb #13b55e55
 def _first_frame(s: InferSettings, kit: Kit, clock: Timeline, meta) -> tuple:
     "(picture (H, W, 3) or None, latent (C, h, w) or None, files used)."
     h, w = clock.video.height, clock.video.width
@@ -102,7 +103,7 @@ def _first_frame(s: InferSettings, kit: Kit, clock: Timeline, meta) -> tuple:
     latent = Store(Path(s.ref_meta).parents[2], "").latents(meta | dict(a_file=None))[0] if meta["v_file"] else None
     return frame, kit.video.encode(frame[None])[0] if latent is None else latent[0], [meta["img_firstframe"]]
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #4fe50eed
+# %% ../../nbs/day06_sampler/04_infer.ipynb #a8a36ca6
 @dataclass
 class Job:
     "A request, made ready: everything that its seeds share."
@@ -116,7 +117,7 @@ class Job:
     files: list = field(default_factory=list)  # media that went in
     notes: list = field(default_factory=list)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #a18eb63a
+# %% ../../nbs/day06_sampler/04_infer.ipynb #9e849a27
 def _track(path, kind: str, start: float, seconds: float):
     "The file's info, if its picture or sound covers these seconds. Raises SampleError."
     info = probe(path)
@@ -126,17 +127,19 @@ def _track(path, kind: str, start: float, seconds: float):
         raise SampleError(f"{path}: {seconds:.2f} s from second {start:.2f} are asked for, but its {kind} ends at {track.end:.2f} s. Lower seconds or given_start.")
     return info
 
+# %% ../../nbs/day06_sampler/04_infer.ipynb #3c20bc20
 def _frames(path, start: float, clock: Timeline, n: int):
     "The first n frames of the clock from a file, (n, H, W, 3) uint8."
     info = _track(path, "picture", start, n / float(clock.fps))
     return read_frames(info, [start + i / float(clock.fps) for i in range(n)], clock.video.height, clock.video.width)
 
+# %% ../../nbs/day06_sampler/04_infer.ipynb #f184c034
 def _wave(path, start: float, clock: Timeline, n: int):
     "The first n samples of the clock from a file, (n,) float32."
     info = _track(path, "sound", start, n / clock.sample_rate)
     return read_wave(info, start, n, clock.sample_rate)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #206a4288
+# %% ../../nbs/day06_sampler/04_infer.ipynb #4af5763a
 def _whole_stream(s: InferSettings, kit: Kit, job: Job):
     "Video to audio and audio to video: one stream is given from its first to its last latent."
     c = job.clock
@@ -148,7 +151,7 @@ def _whole_stream(s: InferSettings, kit: Kit, job: Job):
         job.given = Given(a=kit.audio.encode(job.wave)[None], a_mask=torch.ones(c.n_audio_latents, dtype=torch.bool))
     job.files.append(s.given_video or s.given_audio)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #89bac522
+# %% ../../nbs/day06_sampler/04_infer.ipynb #f8a41d25
 def _padded(x, n: int, axis: int):
     "A batch of one, with zeros after what is there, up to n along a time axis."
     if x is None: return None
@@ -156,6 +159,7 @@ def _padded(x, n: int, axis: int):
     shape = list(x.shape); shape[axis] = n - x.shape[axis]
     return torch.cat([x, x.new_zeros(shape)], axis)[None]
 
+# %% ../../nbs/day06_sampler/04_infer.ipynb #a1f761d0
 def _beginning(s: InferSettings, kit: Kit, job: Job, meta):
     "Continuation: the latents of both streams whose centre lies before the cut."
     c, info = job.clock, None if s.continue_from == "ref" else probe(s.continue_from)
@@ -171,7 +175,7 @@ def _beginning(s: InferSettings, kit: Kit, job: Job, meta):
     job.given = Given(_padded(v, c.n_video_latents, 0), _padded(a, c.n_audio_latents, 1), m_v, m_a)
     job.files.append(s.ref_meta if info is None else s.continue_from)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #66c31253
+# %% ../../nbs/day06_sampler/04_infer.ipynb #472c9571
 def prepare(s: InferSettings, kit: Kit, say=print) -> Job:
     "Clock, conditions and given latents of a request. Raises SampleError, MediaError, CacheError."
     meta = load_meta(s.ref_meta) if s.ref_meta else None
@@ -185,6 +189,7 @@ def prepare(s: InferSettings, kit: Kit, say=print) -> Job:
     _add_image(s, kit, job, meta)
     return job
 
+# %% ../../nbs/day06_sampler/04_infer.ipynb #50b4c2ab
 def _add_image(s: InferSettings, kit: Kit, job: Job, meta):
     "The CLIP image, and the first frame's latent where the picture is not given anyway."
     frame, latent, files = _first_frame(s, kit, job.clock, meta)
@@ -195,7 +200,7 @@ def _add_image(s: InferSettings, kit: Kit, job: Job, meta):
     job.given.v = _padded(latent[None], job.clock.n_video_latents, 0)
     job.given.v_mask = torch.arange(job.clock.n_video_latents) < 1
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #c7f73e8d
+# %% ../../nbs/day06_sampler/04_infer.ipynb #e5ca4878
 @dataclass
 class Result:
     "One clip: arrays, files and card."
@@ -209,7 +214,7 @@ class Result:
     card_path: Path
     card: dict
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #1aa27894
+# %% ../../nbs/day06_sampler/04_infer.ipynb #23553904
 def _card(s, kit, job, seed, stages, report, lag) -> dict:
     "What the card says, before the files' hashes."
     own = s.model_copy(update=dict(seeds=[seed], ckpt=str(kit.path) if kit.path else None, knobs=getattr(kit.model, "knobs", s.knobs).model_copy(update=dict(max_t=s.knobs.max_t))))
@@ -220,7 +225,7 @@ def _card(s, kit, job, seed, stages, report, lag) -> dict:
                 evaluations=report.evaluations, branches=report.branches, seconds={k: round(x, 3) for k, x in stages.seconds.items()},
                 peak_memory_gib={k: round(x, 3) for k, x in stages.peaks.items()}, lag=lag, notes=job.notes)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #9932d1dd
+# %% ../../nbs/day06_sampler/04_infer.ipynb #973cd9d7
 def _one(s: InferSettings, kit: Kit, job: Job, seed: int, stages: Stages, watch=None) -> Result:
     "Sample, decode and write the clip of one seed."
     c, name = job.clock, f"seed{seed:03d}_steps{s.steps:02d}"
@@ -236,7 +241,7 @@ def _one(s: InferSettings, kit: Kit, job: Job, seed: int, stages: Stages, watch=
     card = save_card(path, _card(s, kit, job, seed, stages, report, lag), files, frames, wave)
     return Result(seed, frames, wave, v[0].cpu(), a[0].cpu(), c, files, path, card)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #35299b42
+# %% ../../nbs/day06_sampler/04_infer.ipynb #3653f868
 def generate(
     s: InferSettings,
     kit: Kit | None = None,  # what is loaded already; None: load it
@@ -259,10 +264,11 @@ def generate(
             say(f"wrote {r.files.get('mp4', r.card_path)}: {r.card['evaluations']} evaluations, {_lag_words(r.card['lag'])}")
     return results
 
+# %% ../../nbs/day06_sampler/04_infer.ipynb #8419c4de
 def _lag_words(lag: dict) -> str:
     return f"sound {lag['lag_ms']:+d} ms" if lag["lag_ms"] is not None else f"lag not measured ({lag['reason']})"
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #f186a75f
+# %% ../../nbs/day06_sampler/04_infer.ipynb #66ef056c
 def _check_inputs(path, card: dict):
     "Raises SampleError when the checkpoint or a given file is not what it was."
     ckpt = card["checkpoint"]
@@ -271,13 +277,14 @@ def _check_inputs(path, card: dict):
         if (now := file_hash(p)) != h:
             raise SampleError(f"{path}: {p} has changed since: its hash was {h[:16]}, it is {now[:16]}. The clip cannot be made again from it.")
 
+# %% ../../nbs/day06_sampler/04_infer.ipynb #aab91e56
 def _check_codecs(path, card: dict, kit: Kit):
     "Raises SampleError when a codec or CLIP is not the one that the clip was made with."
     now = dict(video=kit.video.fingerprint, audio=kit.audio.fingerprint, clip=kit.clip.fingerprint if kit.clip else None)
     if odd := [f"{k} {h} then, {now[k]} now" for k, h in card["codecs"].items() if h != now[k]]:
         raise SampleError(f"{path}: the clip was made with other codecs ({'; '.join(odd)}). Put the folders of then back, or make the clip anew.")
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #e0dc6d32
+# %% ../../nbs/day06_sampler/04_infer.ipynb #ef36f1c8
 def replay(
     path,  # card of a clip
     out_dir=None,  # where the new files go; None: a folder `replay` beside the card

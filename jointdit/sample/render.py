@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['decode_clip', 'motion_curve', 'onset_curve', 'measure_lag', 'contact_sheet', 'write_clip']
 
-# %% ../../nbs/day06_sampler/02_render.ipynb #90a601ae
+# %% ../../nbs/day06_sampler/02_render.ipynb #c4293ca1
 import numpy as np
 from pathlib import Path
 from ..assets.audio_codec import log_mel
 from ..core import SampleError, write_atomic
 from ..data.media import write_video, write_wav
 
-# %% ../../nbs/day06_sampler/02_render.ipynb #6cda1cca
+# %% ../../nbs/day06_sampler/02_render.ipynb #211931c8
 def decode_clip(
     v,  # (T, C, h, w) raw video latents, or None
     a,  # (C, L, F) raw audio latents, or None
@@ -32,13 +32,13 @@ def decode_clip(
         raise SampleError(f"the sound has {len(wave)} samples, the clock {clock.n_samples}: {clock.describe()}")
     return frames, wave
 
-# %% ../../nbs/day06_sampler/02_render.ipynb #0a63ad93
+# %% ../../nbs/day06_sampler/02_render.ipynb #ba92266c
 def motion_curve(frames) -> np.ndarray:
     "(T,) mean absolute difference of each frame to the one before, 0 to 1; the first frame has none."
     x = np.asarray(frames, dtype=np.float32) / 255
     return np.concatenate([[0.], np.abs(np.diff(x, axis=0)).mean((1, 2, 3))]) if len(x) > 1 else np.zeros(len(x))
 
-# %% ../../nbs/day06_sampler/02_render.ipynb #32d4e348
+# %% ../../nbs/day06_sampler/02_render.ipynb #35f02694
 def onset_curve(wave, sample_rate: int = 16000) -> np.ndarray:
     "(n,) how fast the sound rises, over a floor of about -60 dB, at 100 values a second."
     hop = sample_rate // 100
@@ -49,7 +49,7 @@ def onset_curve(wave, sample_rate: int = 16000) -> np.ndarray:
     level = np.log(bands + 1e-5)
     return np.concatenate([[0.], np.maximum(np.diff(level, axis=0), 0).mean(1)]) if len(x) > 1 else np.zeros(len(x))
 
-# %% ../../nbs/day06_sampler/02_render.ipynb #96d15d69
+# %% ../../nbs/day06_sampler/02_render.ipynb #dd51a912
 def _curves(frames, wave, fps: float, sample_rate: int) -> tuple:
     "Motion and onsets at 100 values a second, the onsets smoothed to the picture's resolution, both standardised."
     on = onset_curve(wave, sample_rate)
@@ -59,13 +59,14 @@ def _curves(frames, wave, fps: float, sample_rate: int) -> tuple:
     on = np.convolve(on, np.ones(w))[:len(on)]
     return [(c - c.mean()) / (c.std() + 1e-9) for c in (mo, on)]
 
+# %% ../../nbs/day06_sampler/02_render.ipynb #53a1faaa
 def _slide(mo, on, most: int) -> np.ndarray:
     "Correlation of the sound with the picture for every shift from -most to +most hundredths of a second."
     n = len(mo)
     at = lambda k: (mo[max(0, -k):n - max(0, k)] * on[max(0, k):n - max(0, -k)]).sum() / n
     return np.array([at(k) for k in range(-most, most + 1)])
 
-# %% ../../nbs/day06_sampler/02_render.ipynb #262163c3
+# %% ../../nbs/day06_sampler/02_render.ipynb #716f97d9
 def measure_lag(
     frames,  # (T, H, W, 3) uint8, or None
     wave,  # (samples,) float32, or None
@@ -86,7 +87,7 @@ def measure_lag(
     if corr < least_corr: return no(f"no clear match of motion and onsets (correlation {corr:.2f})", corr)
     return dict(lag_ms=10 * (best - len(c) // 2), correlation=corr, reason=None)
 
-# %% ../../nbs/day06_sampler/02_render.ipynb #19a84355
+# %% ../../nbs/day06_sampler/02_render.ipynb #933230ec
 def _strip(ax, frames, seconds: float, n: int):
     "Up to n frames side by side, each where its moment lies on the time axis."
     T, H, W, _ = frames.shape
@@ -96,6 +97,7 @@ def _strip(ax, frames, seconds: float, n: int):
     for i in range(1, n): ax.axvline(i * seconds / n, c="w", lw=1)
     ax.set_yticks([])
 
+# %% ../../nbs/day06_sampler/02_render.ipynb #5d6ab63d
 def _spectrogram(ax, wave, seconds: float, sample_rate: int):
     "Log-mel in dB-like grey to bright, on the same axis."
     import torch
@@ -103,7 +105,7 @@ def _spectrogram(ax, wave, seconds: float, sample_rate: int):
     ax.imshow(mel.T, extent=(0, seconds, 0, mel.shape[1]), origin="lower", aspect="auto", vmin=-9, vmax=3, cmap="magma")
     ax.set(ylabel="mel", xlabel="seconds"); ax.set_yticks([])
 
-# %% ../../nbs/day06_sampler/02_render.ipynb #7f0bf6f5
+# %% ../../nbs/day06_sampler/02_render.ipynb #47ec9ea6
 def contact_sheet(
     path,  # PNG to write
     frames,  # (T, H, W, 3) uint8, or None
@@ -117,14 +119,15 @@ def contact_sheet(
     from matplotlib.figure import Figure
     parts = [p for p in (frames, wave) if p is not None]
     seconds = len(frames) / float(fps) if frames is not None else len(wave) / sample_rate
-    fig = Figure(figsize=(9, 1.3 * len(parts) + .8), layout="constrained")
-    axes = list(np.atleast_1d(fig.subplots(len(parts), 1, sharex=True)))
+    heights = [1.3 if p is wave else 8.5 / max(1, min(n, len(p))) * p.shape[1] / p.shape[2] for p in parts]     # square pixels
+    fig = Figure(figsize=(9, sum(heights) + .8), layout="constrained")
+    axes = list(np.atleast_1d(fig.subplots(len(parts), 1, sharex=True, height_ratios=heights)))
     if title: axes[0].set_title(title if len(title) < 100 else title[:97] + "...", fontsize=9, parse_math=False)
     if frames is not None: _strip(axes[0], np.asarray(frames), seconds, n)
     if wave is not None: _spectrogram(axes[-1], np.asarray(wave, np.float32), seconds, sample_rate)
     return write_atomic(path, lambda p: fig.savefig(p, dpi=100, format="png", metadata={"Software": None}))
 
-# %% ../../nbs/day06_sampler/02_render.ipynb #a6c8a4ea
+# %% ../../nbs/day06_sampler/02_render.ipynb #cdb38696
 def write_clip(
     folder,  # where to
     name: str,  # file name without ending
@@ -134,11 +137,8 @@ def write_clip(
     title: str = "",  # on the contact sheet
 ) -> dict:  # kind -> path: mp4, wav, png
     "Write MP4 (with its sound), WAV and contact sheet of one clip."
-    stem = Path(folder) / name
-    files = {k: stem.parent / f"{name}.{k}" for k in ("mp4", "wav", "png")}
-    if frames is not None: write_video(files["mp4"], frames, clock.fps, wave, clock.sample_rate)
-    else: files.pop("mp4")
-    if wave is not None: write_wav(files["wav"], wave, clock.sample_rate)
-    else: files.pop("wav")
-    contact_sheet(files["png"], frames, wave, clock.fps, clock.sample_rate, title)
-    return files
+    out = lambda ending: Path(folder) / f"{name}.{ending}"
+    files = {}
+    if frames is not None: files["mp4"] = write_video(out("mp4"), frames, clock.fps, wave, clock.sample_rate)
+    if wave is not None: files["wav"] = write_wav(out("wav"), wave, clock.sample_rate)
+    return files | {"png": contact_sheet(out("png"), frames, wave, clock.fps, clock.sample_rate, title)}

@@ -7,7 +7,7 @@ __all__ = ['INFER_ENV', 'InferClip', 'LatentShape', 'ManualShapes', 'ClockSettin
            'InferSettings', 'load_request', 'direction', 'pick_checkpoint', 'check_fingerprints', 'check_channels',
            'make_clock', 'request_hash']
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #cf3fa0fe
+# %% ../../nbs/day06_sampler/03_request.ipynb #0223e776
 from pathlib import Path
 from typing import ClassVar
 from pydantic import AliasChoices, Field, field_validator, model_validator
@@ -19,7 +19,7 @@ from ..settings import KNOBS_ENV, Knobs, Runtime, Strict, load_settings
 from ..timeline import AudioGrid, Timeline, VideoGrid, as_fps
 from ..train.checkpoint import find_checkpoint, newest_run
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #9616875b
+# %% ../../nbs/day06_sampler/03_request.ipynb #52a76e3a
 class InferClip(ClipSettings):
     "The `clip:` block: which CLIP, and the picture to start from."
     variant: str = Field(TOY_CLIP[0], validation_alias=AliasChoices("variant", "model"),
@@ -27,12 +27,14 @@ class InferClip(ClipSettings):
     pretrained: str = Field(TOY_CLIP[1], validation_alias=AliasChoices("pretrained", "model_path"),
                             description="open_clip tag (openai), local folder or file, or toy:clip")
 
+# %% ../../nbs/day06_sampler/03_request.ipynb #50802a00
 class LatentShape(Strict):
     "Channels, height and width of latents; of audio latents, height is time and width is frequency."
     c: int = Field(ge=1, description="channels")
     h: int = Field(ge=1, description="rows of a video latent; audio latents along time")
     w: int = Field(ge=1, description="columns of a video latent; audio latents along frequency")
 
+# %% ../../nbs/day06_sampler/03_request.ipynb #29e4bde0
 class ManualShapes(Strict):
     "A clock given by hand, for tests without a reference clip."
     T: int = Field(ge=1, description="video latents")
@@ -41,7 +43,7 @@ class ManualShapes(Strict):
     video: LatentShape | None = Field(None, description="shape of one video latent; replaced where it contradicts the checkpoint")
     audio: LatentShape | None = Field(None, description="shape of the audio latents; replaced where it contradicts the clock")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #d3025651
+# %% ../../nbs/day06_sampler/03_request.ipynb #18aedfc0
 class ClockSettings(Strict):
     "Where the clip's lengths come from."
     ref_meta: str | None = Field(None, description="meta of a cached clip: gives the clock, and a first frame if asked")
@@ -50,7 +52,7 @@ class ClockSettings(Strict):
     mp4_fps: float | str | None = Field(None, description="frames per second; the rate of a ref_meta wins; empty: as in training")
     audio_sr: int | None = Field(None, ge=1000, description="samples per second; the audio codec's own rate wins")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #b76f636e
+# %% ../../nbs/day06_sampler/03_request.ipynb #bda31b69
 class GivenSettings(Strict):
     "What the sampler must not invent."
     given_video: str | None = Field(None, description="video that gets a new sound (video to audio)")
@@ -59,6 +61,7 @@ class GivenSettings(Strict):
     prefix_seconds: float = Field(0.5, gt=0, description="how much of continue_from is given")
     given_start: float = Field(0., ge=0, description="second of the given file where the clip begins")
 
+# %% ../../nbs/day06_sampler/03_request.ipynb #f586df0f
 class CodecPaths(Strict):
     "The folders of the codecs."
     video_vae_path: str = Field("toy:svd/vae", description="folder of the video VAE")
@@ -66,14 +69,14 @@ class CodecPaths(Strict):
     vocoder_path: str | None = Field(None, description="folder of the vocoder; empty: beside the audio VAE")
     decode_chunk: int = Field(8, ge=1, description="frames decoded at once: memory, never the number of frames")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #cf3fe825
+# %% ../../nbs/day06_sampler/03_request.ipynb #536f539c
 INFER_ENV = {"JOINTDIT_PROMPT": "prompt", "JOINTDIT_NEG_PROMPT": "negative_prompt", "JOINTDIT_CKPT": "ckpt",
              "JOINTDIT_REF_META": "ref_meta", "JOINTDIT_STEPS": "steps", "JOINTDIT_SEED": "seeds",
              "JOINTDIT_WV": "guidance.weight_v", "JOINTDIT_WA": "guidance.weight_a", "JOINTDIT_WT": "guidance.weight_txt",
              "JOINTDIT_WNT": "guidance.weight_neg_txt", "JOINTDIT_WI": "guidance.weight_img",
              "JOINTDIT_USE_IMG": "clip.use_image_firstframe", **KNOBS_ENV}
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #f89d011c
+# %% ../../nbs/day06_sampler/03_request.ipynb #237f6084
 def _sensible(s):
     "Raise ValueError for combinations that cannot be meant."
     sources = [k for k in ("given_video", "given_audio", "continue_from") if getattr(s, k)]
@@ -85,7 +88,7 @@ def _sensible(s):
                          "(for example data/cache/meta/val/<clip>.json), or clip.image_path, or use_image_firstframe: false")
     return s
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #48ec417b
+# %% ../../nbs/day06_sampler/03_request.ipynb #433c702c
 class InferSettings(SamplerSettings, ClockSettings, GivenSettings, CodecPaths):
     "configs/day06_infer.yaml and configs/ui_infer.yaml: one request for one or more clips."
     ENV: ClassVar[dict[str, str]] = INFER_ENV
@@ -112,7 +115,7 @@ class InferSettings(SamplerSettings, ClockSettings, GivenSettings, CodecPaths):
 
     check = model_validator(mode="after")(_sensible)
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #95927431
+# %% ../../nbs/day06_sampler/03_request.ipynb #087d10b2
 def load_request(
     path=None,  # YAML, or None for the defaults
     options: dict = {},  # dotted name -> value from the command line; None: not given
@@ -130,7 +133,7 @@ def load_request(
     if said: say("settings (all others are defaults):\n  " + "\n  ".join(said))
     return loaded.settings
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #25416073
+# %% ../../nbs/day06_sampler/03_request.ipynb #c31b0739
 def direction(s: InferSettings) -> str:
     "What is made from what, in words."
     if s.given_video: return "video -> audio"
@@ -138,7 +141,7 @@ def direction(s: InferSettings) -> str:
     if s.continue_from: return "continuation"
     return "image -> both" if s.clip.image_path or s.clip.use_image_firstframe else "text -> both"
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #46b4c0ca
+# %% ../../nbs/day06_sampler/03_request.ipynb #4fa6274e
 def pick_checkpoint(
     s: InferSettings,
     root="checkpoints",  # folder of all runs
@@ -153,7 +156,7 @@ def pick_checkpoint(
     say(f"checkpoint: {found} (the newest; --ckpt chooses another)")
     return found
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #f569602c
+# %% ../../nbs/day06_sampler/03_request.ipynb #24c63a90
 def check_fingerprints(
     path,  # of the checkpoint, for the message
     recipe: dict,  # fingerprints that it was trained on
@@ -165,7 +168,7 @@ def check_fingerprints(
             raise SampleError(f"{path}: this checkpoint was trained with the {key.replace('_', ' ')} {recipe[key]}, but {setting}: {folder} "
                               f"is {mark}. Its latents mean something else: set {setting} to the one of training, or train on a cache made with this one.")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #06cdfeba
+# %% ../../nbs/day06_sampler/03_request.ipynb #dc8d9582
 def check_channels(path, model, video, audio, clip):
     "Raises SampleError when the model's channels or features are not those of the codecs."
     m = model.settings
@@ -174,7 +177,7 @@ def check_channels(path, model, video, audio, clip):
     for what, a, b in pairs:
         if a != b: raise SampleError(f"{path}: the model takes {a} {what}, the loaded codec or encoder makes {b}. Use the folders that it was trained with.")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #cff4620f
+# %% ../../nbs/day06_sampler/03_request.ipynb #18ecc2ae
 def _by_hand(m: ManualShapes, video: VideoGrid, audio: AudioGrid, rate: int, say) -> Timeline:
     "The clock of manual shapes; what contradicts the codecs is replaced and said."
     if m.sr != rate: say(f"manual_shapes.sr: {m.sr} -> {rate} (the audio codec's rate)")
@@ -187,7 +190,7 @@ def _by_hand(m: ManualShapes, video: VideoGrid, audio: AudioGrid, rate: int, say
             say(f"manual_shapes.{k}: c {asked.c}, h {asked.h}, w {asked.w} -> c {c}, h {h}, w {w} ({why})")
     return clock
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #20b3d8a0
+# %% ../../nbs/day06_sampler/03_request.ipynb #a659fbe8
 def _fitting(s: InferSettings, trained: Timeline) -> float:
     "Seconds of the clip: as asked, or as trained, or what the given file still has."
     path = s.given_video or s.given_audio
@@ -199,7 +202,7 @@ def _fitting(s: InferSettings, trained: Timeline) -> float:
     if left <= 0.05: raise SampleError(f"{path}: given_start {s.given_start:.2f} s lies at or behind its end ({track.end:.2f} s).")
     return min(trained.seconds, left)
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #bfafadad
+# %% ../../nbs/day06_sampler/03_request.ipynb #cf7be27a
 def make_clock(
     s: InferSettings,
     trained: Timeline,  # the clock of the checkpoint
@@ -221,14 +224,14 @@ def make_clock(
     if short != clock: say(f"max_t {max_t}: {clock.seconds:.3f} s -> {short.seconds:.3f} s, of both streams")
     return _rates(s, short, say)
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #41401dbe
+# %% ../../nbs/day06_sampler/03_request.ipynb #e26fbf34
 def _rates(s: InferSettings, clock: Timeline, say) -> Timeline:
     "Say which rates of the request gave way: another rate would move the sound against the picture."
     if s.mp4_fps and as_fps(s.mp4_fps) != clock.fps: say(f"mp4_fps: {s.mp4_fps} -> {clock.fps} (the clock's; it keeps sound and picture together)")
     if s.audio_sr and s.audio_sr != clock.sample_rate: say(f"audio_sr: {s.audio_sr} -> {clock.sample_rate} (the audio codec's rate)")
     return clock
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #23f0c313
+# %% ../../nbs/day06_sampler/03_request.ipynb #6777381f
 def request_hash(s: InferSettings, seed: int, ckpt_hash: str) -> str:
     "16 hex digits that name what a clip was made from."
     said = s.model_dump(mode="json", exclude={"out_dir", "seeds", "ckpt"})

@@ -6,7 +6,7 @@
 __all__ = ['SOLVERS', 'time_grid', 'euler', 'heun', 'Given', 'start_noise', 'SamplerSettings', 'SampleReport', 'check_finite',
            'stream_tokens', 'sample_latents']
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #79412c93
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #50fc7c54
 import time, torch
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,7 +15,7 @@ from ..core import Context, SampleError, named_rng, progress
 from .guidance import Conditions, Guidance, JointCFG, same_context
 from ..settings import Strict, autocast
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #e49e0ea8
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #2d8dbf05
 def time_grid(
     steps: int,  # number of steps
     maps: dict,  # stream -> function from u (N,) to that stream's time (N,)
@@ -25,16 +25,17 @@ def time_grid(
     ts = {s: torch.as_tensor(m(us)).double().expand(len(us)).tolist() for s, m in maps.items()}
     return [(u, {s: t[k] for s, t in ts.items()}) for k, u in enumerate(us.tolist())]
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #bcc416f4
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #eef4882b
 def _move(x: dict, v: dict, t0: dict, t1: dict) -> dict:
     "Every stream moves along its velocity by its own difference of time."
     return {s: x[s] + (t1[s] - t0[s]) * v[s] for s in x}
 
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #21fc7ad8
 def _clean(x: dict, v: dict, t: dict) -> dict:
     "The clean latents that these velocities point to."
     return {s: x[s] - t[s] * v[s] for s in x}
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #fcb2e8bb
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #caaee322
 def euler(
     field,  # (x, u, t) -> {stream: velocity}
     x: dict,  # {stream: noise}
@@ -50,7 +51,7 @@ def euler(
         x = _move(x, v, t, t1)
     return x
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #cad7d0b6
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #70f5aa8f
 def heun(field, x: dict, grid: list, watch=None, bar=iter) -> dict:
     "Second order: two evaluations a step, one in the last. Arguments as in `euler`."
     for k in bar(range(len(grid) - 1)):
@@ -63,9 +64,10 @@ def heun(field, x: dict, grid: list, watch=None, bar=iter) -> dict:
         x = _move(x, v, t, t1)
     return x
 
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #2cad52cf
 SOLVERS = {"euler": euler, "heun": heun}
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #360b5415
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #2c22b7c3
 @dataclass
 class Given:
     "Latents that are known. Raw latents as the codecs make them, batch 1 or B; masks are True where they are known."
@@ -80,11 +82,12 @@ class Given:
         if x is None or m is None or not m.any(): return None, None
         return x, m.bool()
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #b87593a3
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #5d420141
 def _over_time(mask: torch.Tensor, s: str) -> torch.Tensor:
     "A mask (T,) or (L,) in the shape that multiplies the latents of stream v or a."
     return mask[None, :, None, None, None] if s == "v" else mask[None, None, :, None]
 
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #c2938586
 def _fill(x: torch.Tensor, latents: torch.Tensor, mask: torch.Tensor, s: str) -> torch.Tensor:
     "`x` with the known latents in the places that the mask marks, bit for bit."
     if latents.shape[1:] != x.shape[1:] or len(latents) not in (1, len(x)):
@@ -92,26 +95,27 @@ def _fill(x: torch.Tensor, latents: torch.Tensor, mask: torch.Tensor, s: str) ->
                           f"{tuple(x.shape)} (a batch of 1 also fits): were they made with another codec or timeline?")
     return torch.where(_over_time(mask, s).to(x.device), latents.to(x.device, x.dtype), x)
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #13f4e384
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #5ed724ec
 def _times(t: float, mask, B: int, device) -> torch.Tensor:
     "The time of a stream for the model: (B,), or (B, n) with zeros at given tokens."
     if mask is None: return torch.full((B,), t, device=device)
     return torch.where(mask.to(device), 0., t).float().expand(B, -1)
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #bae3744b
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #9fd442a6
 def start_noise(clock, seeds: list, streams=("v", "a")) -> dict:
     "Standard normal noise {stream: (B, ...)}: each sample's is drawn from its own seed."
     shapes = dict(v=clock.video_shape, a=clock.audio_shape)
     draw = lambda seed, s: torch.randn(shapes[s], generator=named_rng("sample", seed, s))
     return {s: torch.stack([draw(seed, s) for seed in seeds]) for s in streams}
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #438d54d9
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #eaa64585
 class SamplerSettings(Strict):
     "How to walk from noise to data."
     steps: int = Field(30, ge=1, le=1000, description="steps from noise to data; more is slower and finer")
     solver: Literal["euler", "heun"] = Field("euler", description="euler: one evaluation a step; heun: two, second order")
     guidance: Guidance = Field(default_factory=Guidance, description="weights of JointCFG")
 
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #9a09bce4
 @dataclass
 class SampleReport:
     "What a sample cost, and what there was to say about it."
@@ -120,14 +124,14 @@ class SampleReport:
     branches: list = field(default_factory=list)  # names of the branches of a guided step
     notes: list = field(default_factory=list)  # warnings
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #5883d566
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #4dc78e41
 def check_finite(v: dict, u: float):
     "Raises SampleError when a velocity is not finite."
     bad = [dict(v="video", a="audio")[s] for s, x in v.items() if not torch.isfinite(x).all()]
     if bad: raise SampleError(f"the model returned non-finite {' and '.join(bad)} velocities at u = {u:.3f}. Try runtime.dtype: "
                               "fp32, smaller guidance weights, or an earlier checkpoint.")
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #65de65ad
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #73bbf3ac
 class _Walk:
     "The field of arrows of one request."
     def __init__(self, model, clock, cond, given, settings, streams, device, dtype):
@@ -139,7 +143,7 @@ class _Walk:
         self.masks, self.device, self.dtype, self.evaluations = masks, device, dtype, 0
         self.free = {s: None if m is None else ~_over_time(m, s).to(device) for s, m in masks.items()}
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #7907ae54
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #58ed2c85
 def _field(self, x: dict, u: float, t: dict) -> dict:
     "Guided velocities, zero where the latents are known."
     B = len(next(iter(x.values())))
@@ -151,31 +155,34 @@ def _field(self, x: dict, u: float, t: dict) -> dict:
     return v
 _Walk.__call__ = _field
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #2682360b
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #88b5173a
 def _experts(model) -> dict: return dict(v=model.video, a=model.audio)
 
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #e180b54f
 def stream_tokens(model, clock, s: str) -> int:
     "Tokens of stream v or a under this clock: its expert's time map depends on their number."
     shape = clock.video_shape if s == "v" else clock.audio_shape
     expert = _experts(model)[s]
     return len(expert.layout(torch.empty(1, *shape), clock)) if hasattr(expert, "layout") else 1
 
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #28c568d7
 def _time_maps(model, clock, streams) -> dict:
     "stream -> map from u to that stream's time."
     return {s: (lambda u, s=s: _experts(model)[s].time_map(u, stream_tokens(model, clock, s))) for s in streams}
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #d625b1a2
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #2359a46b
 def _model_device(model) -> torch.device:
     "Where the model's weights are."
     w = next(model.parameters(), None)
     w = next(model.buffers(), None) if w is None else w
     return torch.device("cpu") if w is None else w.device
 
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #c668a3c3
 def _batch(c: Context | None, B: int, device) -> Context | None:
     "A condition for B samples on the model's device; a single one is repeated."
     return None if c is None else c.expand(B).to(device)
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #4d708d61
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #c061b369
 @torch.inference_mode()
 def sample_latents(
     model,  # JointDiT, in eval mode
@@ -202,7 +209,7 @@ def sample_latents(
     report = SampleReport(walk.evaluations, time.perf_counter() - began, [b.name for b in walk.cfg.plan])
     return x.get("v"), x.get("a"), report
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #d80595eb
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #cdfadeab
 def _start(walk, model, clock, seeds, streams) -> dict:
     "Noise, with the known latents (normalised) already in place."
     x = {s: n.to(walk.device) for s, n in start_noise(clock, seeds, streams).items()}
@@ -212,6 +219,7 @@ def _start(walk, model, clock, seeds, streams) -> dict:
             x[s] = _fill(x[s], known, mask, s)
     return x
 
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #400d4b4a
 def _finish(walk, model, x: dict) -> dict:
     "Raw latents, with the known ones as they were given."
     x = {s: _experts(model)[s].denormalize(y) for s, y in x.items()}

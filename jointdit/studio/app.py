@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FOLDERS', 'FIELDS', 'AS_EXPORTED', 'CSS', 'inside', 'choices', 'to_request', 'Studio', 'toast', 'build_app', 'launch']
 
-# %% ../../nbs/day09_studio/01_app.ipynb #6e6d1174
+# %% ../../nbs/day09_studio/01_app.ipynb #94a902cf
 import os, threading, traceback
 import gradio as gr
 from pathlib import Path
@@ -14,9 +14,10 @@ from ..sample.infer import generate, load_kit
 from ..sample.request import InferSettings, pick_checkpoint
 from ..settings import PROFILES, apply_profile, load_settings
 
-# %% ../../nbs/day09_studio/01_app.ipynb #d2958e20
+# %% ../../nbs/day09_studio/01_app.ipynb #8bad2a0a
 FOLDERS = dict(cfg="configs", ckpt="checkpoints", meta="data/cache/meta", out="outputs")
 
+# %% ../../nbs/day09_studio/01_app.ipynb #74b90e4b
 def inside(root, kind: str, path) -> Path:
     "`path`, if it lies in the app's own folder of that kind. Raises SampleError."
     folder = (Path(root) / FOLDERS[kind]).resolve()
@@ -24,9 +25,10 @@ def inside(root, kind: str, path) -> Path:
     if full != folder and folder not in full.parents: raise SampleError(f"{path}: the app only uses files in {FOLDERS[kind]}/.")
     return Path(path)
 
-# %% ../../nbs/day09_studio/01_app.ipynb #8d304557
+# %% ../../nbs/day09_studio/01_app.ipynb #7fcc8ae0
 def _newest_first(paths) -> list[str]: return [p.as_posix() for p in sorted(paths, key=lambda p: -p.stat().st_mtime_ns)]
 
+# %% ../../nbs/day09_studio/01_app.ipynb #332d5a55
 def choices(root) -> dict:
     "What can be picked: configs, checkpoints (newest first) and cached clips, as paths relative to the root."
     root = Path(root)
@@ -37,10 +39,11 @@ def choices(root) -> dict:
     out["ckpt"] = [str(Path(p).relative_to(root)) for p in _newest_first(ckpts)]
     return out
 
-# %% ../../nbs/day09_studio/01_app.ipynb #b973849f
+# %% ../../nbs/day09_studio/01_app.ipynb #6343b5ad
 FIELDS = ["cfg", "ckpt", "meta", "profile", "prompt", "negative", "steps", "seed", "fps", "w_v", "w_a", "w_txt", "w_neg", "w_img", "use_image"]
 AS_EXPORTED = "as exported"
 
+# %% ../../nbs/day09_studio/01_app.ipynb #140bf42b
 def to_request(root, values: dict, say=print, env=None) -> InferSettings:
     "The settings that the page's fields mean. Raises SettingsError, SampleError."
     env = dict(os.environ if env is None else env)
@@ -56,7 +59,7 @@ def to_request(root, values: dict, say=print, env=None) -> InferSettings:
     inside(root, "out", s.out_dir)
     return s.model_copy(update=dict(out_dir=str(Path(root) / s.out_dir)))
 
-# %% ../../nbs/day09_studio/01_app.ipynb #6f06b348
+# %% ../../nbs/day09_studio/01_app.ipynb #b3a2850e
 class Studio:
     "The app's memory: the loaded kit, and whether the user wants to stop."
     def __init__(self, root="."):
@@ -77,7 +80,7 @@ class Studio:
             progress((k + 1, steps), desc="sampling", unit="steps")
         return see
 
-# %% ../../nbs/day09_studio/01_app.ipynb #ec8e88ed
+# %% ../../nbs/day09_studio/01_app.ipynb #df581142
 def toast(e: Exception) -> gr.Error:
     "An error for the browser."
     said = explain(e)
@@ -86,7 +89,7 @@ def toast(e: Exception) -> gr.Error:
         said = f"This is a bug in JointDiT ({type(e).__name__}: {str(e)[:200]}). The terminal shows where."
     return gr.Error(said, duration=None, title="That did not work")
 
-# %% ../../nbs/day09_studio/01_app.ipynb #535dfc79
+# %% ../../nbs/day09_studio/01_app.ipynb #ec978c31
 def _run(self, *fields, progress=gr.Progress()):
     "One click of Run: (video, contact sheet, card, log)."
     lines = []
@@ -99,7 +102,7 @@ def _run(self, *fields, progress=gr.Progress()):
     return str(r.files["mp4"]), str(r.files["png"]), r.card, "\n".join(lines)
 Studio.run = _run
 
-# %% ../../nbs/day09_studio/01_app.ipynb #8e332ad5
+# %% ../../nbs/day09_studio/01_app.ipynb #8a9b5a44
 def _from_config(root, cfg) -> list:
     "What a config says for the fields: prompt, negative, steps, seed, fps, weights, use_image."
     try: s = load_settings(InferSettings, Path(root) / inside(root, "cfg", cfg)).settings
@@ -108,6 +111,7 @@ def _from_config(root, cfg) -> list:
     return [s.prompt, s.negative_prompt, s.steps, s.seeds[0], None, g.weight_v, g.weight_a, g.weight_txt, g.weight_neg_txt, g.weight_img,
             s.clip.use_image_firstframe]
 
+# %% ../../nbs/day09_studio/01_app.ipynb #3f105873
 def _sources(root) -> dict:
     "The fields that choose files, and the memory profile."
     c = choices(root)
@@ -118,7 +122,7 @@ def _sources(root) -> dict:
         meta=pick("Reference clip", [("none", "")] + [(x, x) for x in c["meta"]], "gives the length, and a first frame"),
         profile=gr.Dropdown([AS_EXPORTED, *PROFILES], value=AS_EXPORTED, label="VRAM profile", info="fills knobs that are not exported"))
 
-# %% ../../nbs/day09_studio/01_app.ipynb #e41e3220
+# %% ../../nbs/day09_studio/01_app.ipynb #67565cfb
 def _wishes() -> dict:
     "The fields of a request; their values come from the config when the page loads."
     number = lambda label, value, **kw: gr.Number(value, label=label, **kw)
@@ -132,6 +136,7 @@ def _wishes() -> dict:
     out["use_image"] = gr.Checkbox(False, label="Start from the reference clip's first frame")
     return out
 
+# %% ../../nbs/day09_studio/01_app.ipynb #317475be
 def _results() -> list:
     "Where a run's outputs go: video, contact sheet, card, log."
     video = gr.Video(label="Clip, with sound", autoplay=True, loop=True, height=360)
@@ -140,7 +145,7 @@ def _results() -> list:
     with gr.Accordion("Log", open=False): log = gr.Textbox(lines=10, show_label=False)
     return [video, sheet, card, log]
 
-# %% ../../nbs/day09_studio/01_app.ipynb #c928e1a5
+# %% ../../nbs/day09_studio/01_app.ipynb #bc7b5783
 def build_app(
     root=".",  # folder with configs/, checkpoints/, data/ and outputs/
 ) -> gr.Blocks:
@@ -157,7 +162,7 @@ def build_app(
         _wire(app, studio, {**sources, **wishes}, run, stop, results)
     return app
 
-# %% ../../nbs/day09_studio/01_app.ipynb #b9509afb
+# %% ../../nbs/day09_studio/01_app.ipynb #2c35e3ce
 def _wire(app, studio: Studio, fields: dict, run, stop, results):
     "What happens on Run, Stop, a change of config, and a reload."
     inputs, wishes = [fields[k] for k in FIELDS], [fields[k] for k in FIELDS[4:]]
@@ -172,9 +177,10 @@ def _wire(app, studio: Studio, fields: dict, run, stop, results):
     run.click(studio.run, inputs, results, api_name="run", concurrency_limit=1)
     stop.click(studio.stopped.set, None, None, api_visibility="private", queue=False)
 
-# %% ../../nbs/day09_studio/01_app.ipynb #e5238e02
+# %% ../../nbs/day09_studio/01_app.ipynb #ce5391b3
 CSS = "footer {display: none !important}"
 
+# %% ../../nbs/day09_studio/01_app.ipynb #76f56c97
 def launch(
     root=".",
     host: str = "127.0.0.1",  # only this machine
