@@ -139,6 +139,7 @@ def test_another_codec_or_rate_is_refused_and_a_split_of_the_same_cache_too(four
     build(s)
     for more in ({"video_codec": "other"}, {"audio_codec": "x"}, {"fps": "25"}, {"height": 64}):
         with pytest.raises(CacheError, match=f"{list(more)[0]}.*Delete .*cache_dir"): build(s, **more)
+    shutil.copytree(four / "data/train", four / "data/val")
     with pytest.raises(CacheError, match="must not be mixed"): build(s, "val", video_codec="other")
     with pytest.raises(CacheError, match="text_encoder"): build(s, clip=False)
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['LatentDataset', 'BatchSampler', 'collate', 'fake_cache', 'load_meta']
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #c91c4de4
+# %% ../../nbs/day02_cache/06_dataset.ipynb #26589d3a
 from itertools import count
 
 import torch
@@ -15,7 +15,7 @@ from ..timeline import Timeline
 
 _all_ = ["fake_cache", "load_meta"]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #94c7592e
+# %% ../../nbs/day02_cache/06_dataset.ipynb #3baf62cd
 class LatentDataset:
     "The cached clips of one split, kept in memory once read. Raises CacheError."
     def __init__(self,
@@ -30,10 +30,10 @@ class LatentDataset:
         self.ids = [c["id"] for c in self.index["clips"]]
         self.metas = [self.store.get_meta(i) for i in self.ids]
         self.timelines = [Timeline.from_dict(m["timeline"]).clamp(max_t) for m in self.metas]
-        self._kept, self._texts = {}, {}
+        self._kept, self._texts = {}, {}    # latents and conditions that were read already
     def __len__(self): return len(self.ids)
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #4caa6fee
+# %% ../../nbs/day02_cache/06_dataset.ipynb #dd8985e5
 @patch(as_prop=True)
 def stats_v(self: LatentDataset) -> tuple | None: return self._stats("video")
 
@@ -46,7 +46,7 @@ def _stats(self: LatentDataset, stream):
     s = self.index["statistics"][stream]
     return (torch.tensor(s["mean"]), torch.tensor(s["std"])) if s else None
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #0e16f363
+# %% ../../nbs/day02_cache/06_dataset.ipynb #15534278
 @patch
 def _latents(self: LatentDataset, i):
     "Whole latents of clip i, from memory when they are there."
@@ -56,13 +56,14 @@ def _latents(self: LatentDataset, i):
     if size <= self.ram: self._kept[i], self.ram = (v, a), self.ram - size
     return v, a
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #73b5b436
+# %% ../../nbs/day02_cache/06_dataset.ipynb #57d72cfb
 @patch
 def captions(self: LatentDataset, i) -> list:
     "All captions of clip i, the main one first."
     m = self.metas[i]
     return list(dict.fromkeys(c for c in [m.get("caption"), *(m.get("captions") or [])] if c))
 
+# %% ../../nbs/day02_cache/06_dataset.ipynb #d917d1e8
 @patch
 def _text(self: LatentDataset, caption):
     "The cached condition of a caption, or None where text was not encoded."
@@ -71,7 +72,15 @@ def _text(self: LatentDataset, caption):
     if caption not in self._texts: self._texts[caption] = self.store.get_text(encoder, caption)
     return self._texts[caption]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #d068913b
+# %% ../../nbs/day02_cache/06_dataset.ipynb #52ea5b07
+@patch
+def _image(self: LatentDataset, i):
+    "The image condition of clip i (from its first frame), or None."
+    path = self.metas[i]["clip_tokens"]
+    if path and path not in self._texts: self._texts[path] = read_context(path)
+    return self._texts.get(path)
+
+# %% ../../nbs/day02_cache/06_dataset.ipynb #4c9dc20f
 @patch
 def item(self: LatentDataset,
     i: int,         # which clip
@@ -86,18 +95,11 @@ def item(self: LatentDataset,
             "clip_emb": image.pooled[0] if image else None, "clip_tokens": image, "text": self._text(caption),
             "caption": caption, "meta": m, "timeline": clock}
 
+# %% ../../nbs/day02_cache/06_dataset.ipynb #6a750f55
 @patch
 def __getitem__(self: LatentDataset, i) -> dict: return self.item(range(len(self))[i])
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #a3304bd5
-@patch
-def _image(self: LatentDataset, i):
-    "The image condition of clip i (from its first frame), or None."
-    path = self.metas[i]["clip_tokens"]
-    if path and path not in self._texts: self._texts[path] = read_context(path)
-    return self._texts.get(path)
-
-# %% ../../nbs/day02_cache/06_dataset.ipynb #7c293631
+# %% ../../nbs/day02_cache/06_dataset.ipynb #0404adbe
 @patch(as_prop=True)
 def buckets(self: LatentDataset) -> list:   # of lists of clip numbers
     "Clips that may share a batch: one clock, the same streams present. In a fixed order."
@@ -106,7 +108,7 @@ def buckets(self: LatentDataset) -> list:   # of lists of clip numbers
         found.setdefault((repr(c.to_dict()), m["has_video"], m["has_audio"]), []).append(i)
     return [found[k] for k in sorted(found)]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #b2c61cc9
+# %% ../../nbs/day02_cache/06_dataset.ipynb #6e551cbb
 class BatchSampler:
     "Endless batches, where batch k is a pure function of (seed, k): to resume, ask for the next k."
     def __init__(self, dataset: LatentDataset, batch_size: int, seed: int = 0):
@@ -114,13 +116,16 @@ class BatchSampler:
         self.late = [torch.rand((), generator=named_rng(seed, "late", b)).item() for b in range(len(self.buckets))]
         self._orders = {}
 
-    def upto(self, b, epoch) -> int:
-        "Batches that bucket b has given when `epoch` epochs are over: in proportion to its clips."
-        return int(epoch * len(self.buckets[b]) / self.size + self.late[b])
+# %% ../../nbs/day02_cache/06_dataset.ipynb #d0d91226
+@patch
+def upto(self: BatchSampler, b, epoch) -> int:
+    "Batches that bucket b has given when `epoch` epochs are over: in proportion to its clips."
+    return int(epoch * len(self.buckets[b]) / self.size + self.late[b])
 
-    def total(self, epoch): return sum(self.upto(b, epoch) for b in range(len(self.buckets)))
+@patch
+def total(self: BatchSampler, epoch) -> int: return sum(self.upto(b, epoch) for b in range(len(self.buckets)))
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #92f9d025
+# %% ../../nbs/day02_cache/06_dataset.ipynb #9b72be9c
 @patch
 def _order(self: BatchSampler, *name, n):
     "A permutation of n that depends on its name alone."
@@ -129,7 +134,7 @@ def _order(self: BatchSampler, *name, n):
         self._orders[name, n] = torch.randperm(n, generator=named_rng(self.seed, *name)).tolist()
     return self._orders[name, n]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #5f8565ec
+# %% ../../nbs/day02_cache/06_dataset.ipynb #31c40bf7
 @patch
 def picks(self: BatchSampler, k: int) -> list:  # of (clip number, how often its bucket was gone through before)
     "The clips of batch k."
@@ -142,19 +147,7 @@ def picks(self: BatchSampler, k: int) -> list:  # of (clip number, how often its
     at = range(j * self.size, (j + 1) * self.size)
     return [(self.buckets[b][self._order("clips", b, p // n, n=n)[p % n]], p // n) for p in at]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #10826eaf
-@patch
-def items(self: BatchSampler, k: int) -> list:
-    "The items of batch k, each with the caption that its turn draws."
-    return [self.data.item(i, self.seed, turn) for i, turn in self.picks(k)]
-
-@patch
-def batch(self: BatchSampler, k: int) -> dict: return collate(self.items(k))
-
-@patch
-def __iter__(self: BatchSampler): return map(self.batch, count())
-
-# %% ../../nbs/day02_cache/06_dataset.ipynb #6463402a
+# %% ../../nbs/day02_cache/06_dataset.ipynb #4dd2fb82
 def _contexts(items):
     "(Context of the batch | None, (B,) bool which are real): a missing one is zeros with no real token."
     real = next((c for c in items if c is not None), None)
@@ -162,7 +155,7 @@ def _contexts(items):
     none = Context(real.pooled * 0, real.tokens * 0, real.mask & False)
     return Context.stack([none if c is None else c for c in items]), torch.tensor([c is not None for c in items])
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #8370a3cb
+# %% ../../nbs/day02_cache/06_dataset.ipynb #4e6308a5
 def collate(
     items: list,    # of `LatentDataset.item`, of one bucket
 ) -> dict:          # v_latents (B,T,C,H,W)|None, a_latents (B,C,L,F)|None, clip_emb (B,D)|None, t_ctx, i_ctx, has_t, has_i (B,), meta, timeline
@@ -175,3 +168,16 @@ def collate(
     return {"v_latents": stack("v_latents", torch.stack), "a_latents": stack("a_latents", torch.cat),
             "clip_emb": i_ctx.pooled if i_ctx else None, "t_ctx": t_ctx, "i_ctx": i_ctx, "has_t": has_t, "has_i": has_i,
             "caption": [x["caption"] for x in items], "meta": [x["meta"] for x in items], "timeline": items[0]["timeline"]}
+
+# %% ../../nbs/day02_cache/06_dataset.ipynb #19a0e5ab
+@patch
+def items(self: BatchSampler, k: int) -> list:
+    "The items of batch k, each with the caption that its turn draws."
+    return [self.data.item(i, self.seed, turn) for i, turn in self.picks(k)]
+
+# %% ../../nbs/day02_cache/06_dataset.ipynb #f7545c60
+@patch
+def batch(self: BatchSampler, k: int) -> dict: return collate(self.items(k))
+
+@patch
+def __iter__(self: BatchSampler): return map(self.batch, count())

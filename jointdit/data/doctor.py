@@ -3,9 +3,10 @@
 # %% auto #0
 __all__ = ['examine', 'summary', 'show_table', 'Pair', 'decode_pair', 'loudness_curve', 'lag_of', 'draw', 'choose', 'doctor']
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #9b0878b4
+# %% ../../nbs/day02_cache/07_doctor.ipynb #2db08ba2
 import html
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,24 @@ from .media import probe, read_clip, write_video, write_wav
 from .store import Store
 from ..timeline import Timeline
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #87890a1f
+# %% ../../nbs/day02_cache/07_doctor.ipynb #32145725
+def _row(store, clip) -> dict:
+    "One clip's meta with its seconds, and whether its numbers are sound."
+    m = store.get_meta(clip)
+    clock = Timeline.from_dict(m["timeline"])
+    for x, shape in zip(store.latents(m), (clock.video_shape, clock.audio_shape)):
+        if x is None: continue
+        if tuple(x.shape) != shape: raise CacheError(f"its latents are {tuple(x.shape)}, its timeline says {shape}")
+        if not torch.isfinite(x).all(): raise CacheError("its latents are not finite")
+    return m | {"seconds": clock.seconds}
+
+# %% ../../nbs/day02_cache/07_doctor.ipynb #a305b5ba
+def _size(store) -> int:
+    "Bytes of a split on disk."
+    return sum(p.stat().st_size for d in ("video_latents", "audio_latents", "img_clip", "first_frames", "meta")
+               for p in (store.root / d / store.split).glob("*") if p.is_file())
+
+# %% ../../nbs/day02_cache/07_doctor.ipynb #6ed63b90
 def examine(
     cache_dir,
     split: str,
@@ -36,47 +54,38 @@ def examine(
     problems = load_json(store.problems_path) if store.problems_path.is_file() else []
     return {"index": index, "rows": rows, "broken": broken, "left over": left, "problems": problems, "bytes": _size(store)}
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #d0a6177b
-def _row(store, clip) -> dict:
-    "One clip's meta with its seconds, and whether its numbers are sound."
-    m = store.get_meta(clip)
-    clock = Timeline.from_dict(m["timeline"])
-    for x, shape in zip(store.latents(m), (clock.video_shape, clock.audio_shape)):
-        if x is None: continue
-        if tuple(x.shape) != shape: raise CacheError(f"its latents are {tuple(x.shape)}, its timeline says {shape}")
-        if not torch.isfinite(x).all(): raise CacheError("its latents are not finite")
-    return m | {"seconds": clock.seconds}
-
-def _size(store) -> int:
-    "Bytes of a split on disk."
-    return sum(p.stat().st_size for d in ("video_latents", "audio_latents", "img_clip", "first_frames", "meta")
-               for p in (store.root / d / store.split).glob("*") if p.is_file())
-
-# %% ../../nbs/day02_cache/07_doctor.ipynb #2f7c064a
-def summary(found: dict) -> list:   # of (what, value)
-    "The lines of the table for one split."
-    rows, stats = found["rows"], found["index"]["statistics"]
-    some = lambda f: sum(map(bool, map(f, rows)))
+# %% ../../nbs/day02_cache/07_doctor.ipynb #620bcfbe
+def _presence(rows) -> list:
+    "How long the clips are, and which streams they have."
     long = sorted(r["seconds"] for r in rows) or [0.]
     loud = [r["loudness_db"] for r in rows if r.get("loudness_db") is not None]
-    return [("clips", str(len(rows))), ("seconds", f"{sum(long):.1f} in all, {long[0]:.2f} to {long[-1]:.2f} a clip"),
-            ("picture and sound", str(some(lambda r: r["has_video"] and r["has_audio"]))),
-            ("picture only", str(some(lambda r: r["has_video"] and not r["has_audio"]))),
-            ("sound only", str(some(lambda r: r["has_audio"] and not r["has_video"]))),
-            ("silent", str(some(lambda r: r.get("silent")))),
-            ("loudness", f"{min(loud):.0f} to {max(loud):.0f} dBFS" if loud else "-"),
-            ("captions", f"{some(lambda r: r.get('caption'))} clips, {len({c for r in rows for c in r.get('captions') or []})} different"),
-            ("image conditions", str(some(lambda r: r["clip_file"]))),
-            ("video latents", _stats(stats["video"])), ("audio latents", _stats(stats["audio"])),
-            ("on disk", f"{found['bytes'] / 1e6:.1f} MB"), ("damaged", str(len(found["broken"]))),
-            ("left over", f"{len(found['left over'])}"), ("skipped", str(sum(p.get("skipped", True) for p in found["problems"]))),
-            ("remarks", str(sum(not p.get("skipped", True) for p in found["problems"])))]
+    kinds = Counter((r["has_video"], r["has_audio"]) for r in rows)
+    return [("seconds", f"{sum(long):.1f} in all, {long[0]:.2f} to {long[-1]:.2f} a clip"),
+            ("picture and sound", str(kinds[True, True])), ("picture only", str(kinds[True, False])), ("sound only", str(kinds[False, True])),
+            ("silent", str(sum(bool(r.get("silent")) for r in rows))), ("loudness", f"{min(loud):.0f} to {max(loud):.0f} dBFS" if loud else "-")]
 
-def _stats(s):
+# %% ../../nbs/day02_cache/07_doctor.ipynb #f345ca67
+def _captions(rows) -> str:
+    return f"{sum(bool(r.get('caption')) for r in rows)} clips, {len({c for r in rows for c in r.get('captions') or []})} different"
+
+# %% ../../nbs/day02_cache/07_doctor.ipynb #020b7d8e
+def _stats(s) -> str:
+    "The range of a stream's statistics over its channels."
     if not s: return "-"
     return f"mean {min(s['mean']):.2f} to {max(s['mean']):.2f}, std {min(s['std']):.2f} to {max(s['std']):.2f} over {len(s['mean'])} channels"
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #f8225918
+# %% ../../nbs/day02_cache/07_doctor.ipynb #b0d1e790
+def summary(found: dict) -> list:   # of (what, value)
+    "The lines of the table for one split."
+    rows, stats, problems = found["rows"], found["index"]["statistics"], found["problems"]
+    skipped = sum(p.get("skipped", True) for p in problems)
+    return [("clips", str(len(rows))), *_presence(rows), ("captions", _captions(rows)),
+            ("image conditions", str(sum(bool(r["clip_file"]) for r in rows))),
+            ("video latents", _stats(stats["video"])), ("audio latents", _stats(stats["audio"])),
+            ("on disk", f"{found['bytes'] / 1e6:.1f} MB"), ("damaged", str(len(found["broken"]))),
+            ("left over", str(len(found["left over"]))), ("skipped", str(skipped)), ("remarks", str(len(problems) - skipped))]
+
+# %% ../../nbs/day02_cache/07_doctor.ipynb #ca0ee4cf
 def show_table(found: dict, console=None):
     "Print the table of all splits, and every problem with its reason."
     table = Table(title="latent cache")
@@ -89,7 +98,7 @@ def show_table(found: dict, console=None):
         for p in f["problems"][:20]: console.print(f"{split}: {p['where']}: {p['reason']}", style="yellow", markup=False)
         for b in f["broken"][:20]: console.print(f"{split}: damaged: {b}", style="red", markup=False)
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #d2c5f6a0
+# %% ../../nbs/day02_cache/07_doctor.ipynb #b29b16fc
 @dataclass
 class Pair:
     "A clip as it was and as its latents bring it back."
@@ -101,7 +110,16 @@ class Pair:
     lag: float | None = None        # seconds that the decoded sound is late
     likeness: float | None = None   # correlation of the loudness curves
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #506d39fe
+# %% ../../nbs/day02_cache/07_doctor.ipynb #fe6c0f73
+def _original(m, clock):
+    "The same seconds from the source file(s)."
+    info = probe(m["source"])
+    sound = probe(m["audio_source"]) if m.get("audio_source") else info
+    v = read_clip(replace(info, sound=None), m["start_seconds"], clock, pad=True)[0] if m["has_video"] and info.picture else None
+    a = read_clip(replace(sound, picture=None), m["start_seconds"], clock, pad=True)[1] if sound.sound else None
+    return v, a
+
+# %% ../../nbs/day02_cache/07_doctor.ipynb #e3536ebc
 def decode_pair(store, clip, video, audio) -> Pair:
     "Decode a cached clip, and read its original seconds again if the file is still there."
     m = store.get_meta(clip)
@@ -113,22 +131,13 @@ def decode_pair(store, clip, video, audio) -> Pair:
     pair = Pair(m, clock, (was[0], frames), (was[1], wave))
     return _compared(pair)
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #137b6cb8
-def _original(m, clock):
-    "The same seconds from the source file(s)."
-    from dataclasses import replace
-    info = probe(m["source"])
-    sound = probe(m["audio_source"]) if m.get("audio_source") else info
-    v, _ = read_clip(replace(info, sound=None), m["start_seconds"], clock, pad=True) if m["has_video"] and info.picture else (None, None)
-    _, a = read_clip(replace(sound, picture=None), m["start_seconds"], clock, pad=True) if m["has_audio"] else (None, None)
-    return v, a
-
-# %% ../../nbs/day02_cache/07_doctor.ipynb #594fd7c9
+# %% ../../nbs/day02_cache/07_doctor.ipynb #861ec8d4
 def loudness_curve(wave, rate, hop=0.005):
     "RMS in steps of 5 ms."
     n = round(hop * rate)
     return np.sqrt(np.square(wave[:len(wave) // n * n].reshape(-1, n)).mean(1))
 
+# %% ../../nbs/day02_cache/07_doctor.ipynb #5d1e0993
 def _compared(p: Pair) -> Pair:
     "Fill in how near the decoded clip is to the original."
     (v0, v1), (a0, a1) = p.frames, p.waves
@@ -137,7 +146,7 @@ def _compared(p: Pair) -> Pair:
     if a0 is not None and a1 is not None: p.lag, p.likeness = lag_of(a0, a1, p.clock.sample_rate)
     return p
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #b145e7d7
+# %% ../../nbs/day02_cache/07_doctor.ipynb #d52677ba
 def lag_of(was, now, rate, longest=0.25):   # (seconds that `now` is late, correlation there)
     "Where the rises of two loudness curves fit best."
     rise = lambda w: (lambda d: (d - d.mean()) / (d.std() + 1e-9))(np.diff(np.log10(loudness_curve(w, rate) + 1e-3)))
@@ -146,7 +155,25 @@ def lag_of(was, now, rate, longest=0.25):   # (seconds that `now` is late, corre
     best = max(score, key=lambda k: (round(score[k], 6), -abs(k)))
     return best * 0.005, score[best]
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #a18e0ac5
+# %% ../../nbs/day02_cache/07_doctor.ipynb #2dc8ea4f
+def _strip(ax, frames, clock, name):
+    "Every second frame at its time."
+    ax.set(ylabel=name, yticks=[], xlim=(0, clock.seconds))
+    if frames is None: ax.text(.5, .5, "no picture", transform=ax.transAxes, ha="center"); return
+    step = max(1, len(frames) // 12)
+    for i in range(0, len(frames), step):
+        ax.imshow(frames[i], extent=(i / float(clock.fps), (i + step) / float(clock.fps), 0, 1), aspect="auto")
+    ax.set(xlim=(0, clock.seconds), ylim=(0, 1))
+
+# %% ../../nbs/day02_cache/07_doctor.ipynb #37d9b48d
+def _spectrogram(ax, wave, clock):
+    "Loudness by frequency and time."
+    if wave is None: ax.text(.5, .5, "no sound", transform=ax.transAxes, ha="center"); return
+    ax.specgram(wave + 1e-5 * np.random.default_rng(0).standard_normal(len(wave)), NFFT=512, Fs=clock.sample_rate, noverlap=384,
+                cmap="magma", vmin=-110, vmax=-20)
+    ax.set(ylabel="Hz", xlim=(0, clock.seconds))
+
+# %% ../../nbs/day02_cache/07_doctor.ipynb #8e621c42
 def draw(p: Pair) -> Figure:
     "Frames and spectrograms over one time axis: the original above, the decoded below."
     fig = Figure(figsize=(11, 5), layout="constrained")
@@ -157,24 +184,7 @@ def draw(p: Pair) -> Figure:
     axes[-1].set_xlabel("seconds")
     return fig
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #f96f7e67
-def _strip(ax, frames, clock, name):
-    "Every second frame at its time."
-    ax.set(ylabel=name, yticks=[], xlim=(0, clock.seconds))
-    if frames is None: ax.text(.5, .5, "no picture", transform=ax.transAxes, ha="center"); return
-    step = max(1, len(frames) // 12)
-    for i in range(0, len(frames), step):
-        ax.imshow(frames[i], extent=(i / float(clock.fps), (i + step) / float(clock.fps), 0, 1), aspect="auto")
-    ax.set(xlim=(0, clock.seconds), ylim=(0, 1))
-
-def _spectrogram(ax, wave, clock):
-    "Loudness by frequency and time."
-    if wave is None: ax.text(.5, .5, "no sound", transform=ax.transAxes, ha="center"); return
-    ax.specgram(wave + 1e-5 * np.random.default_rng(0).standard_normal(len(wave)), NFFT=512, Fs=clock.sample_rate, noverlap=384,
-                cmap="magma", vmin=-110, vmax=-20)
-    ax.set(ylabel="Hz", xlim=(0, clock.seconds))
-
-# %% ../../nbs/day02_cache/07_doctor.ipynb #30fc421d
+# %% ../../nbs/day02_cache/07_doctor.ipynb #91c3be5e
 def choose(rows, n: int) -> list:   # of ids
     "Clips worth a look: spread over the split, and one of each kind."
     ids = [r["id"] for r in rows]
@@ -183,19 +193,19 @@ def choose(rows, n: int) -> list:   # of ids
     spread = [ids[i] for i in np.linspace(0, len(ids) - 1, min(n, len(ids))).round().astype(int)]
     return sorted(dict.fromkeys([*kinds.values(), *spread]), key=ids.index)[:max(n, len(kinds))] if ids else []
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #4dff0bc0
+# %% ../../nbs/day02_cache/07_doctor.ipynb #ddb9f625
 def _players(p: Pair, folder: Path, name: str) -> str:
     "Write the two players of a clip; returns their HTML."
     cells = []
     for k, said in enumerate(("original", "decoded from latents")):
         v, a = p.frames[k], p.waves[k]
-        if v is not None: tag, f = "video", write_video(folder / f"{name}_{k}.mp4", np.repeat(np.repeat(v, 3, 1), 3, 2), p.clock.fps, a, p.clock.sample_rate)
+        if v is not None: tag, f = "video", write_video(folder / f"{name}_{k}.mp4", v.repeat(3, 1).repeat(3, 2), p.clock.fps, a, p.clock.sample_rate)
         elif a is not None: tag, f = "audio", write_wav(folder / f"{name}_{k}.wav", a, p.clock.sample_rate)
         else: cells.append(f"<figure><p>{said}: not there any more</p></figure>"); continue
         cells.append(f'<figure><{tag} controls loop src="clips/{f.name}"></{tag}><figcaption>{said}</figcaption></figure>')
     return "".join(cells)
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #f51399ce
+# %% ../../nbs/day02_cache/07_doctor.ipynb #c0b05131
 def _card(p: Pair, folder: Path, split: str) -> str:
     "One clip of the page."
     name = f"{split}_{p.meta['id']}"
@@ -203,12 +213,12 @@ def _card(p: Pair, folder: Path, split: str) -> str:
     facts = [p.meta["source"], f"from {p.meta['start_seconds']:.2f} s", p.clock.describe()]
     if p.psnr is not None: facts.append(f"picture {p.psnr:.1f} dB PSNR")
     if p.lag is not None: facts.append(f"decoded sound {1000 * p.lag:+.0f} ms (loudness correlation {p.likeness:.2f})")
-    if p.meta.get("silent"): facts.append("silent")
+    if p.meta.get("silent"): facts.append(f"silent: its loudest moment is {p.meta['loudness_db']:.0f} dBFS")
     lines = "".join(f"<li>{html.escape(str(f))}</li>" for f in facts)
     return (f"<section><h3>{html.escape(p.meta['id'])}</h3><p>{html.escape(p.meta.get('caption') or 'no caption')}</p>"
             f'{_players(p, folder, name)}<img src="clips/{name}.png"><ul>{lines}</ul></section>')
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #89f0711a
+# %% ../../nbs/day02_cache/07_doctor.ipynb #77caabc3
 _STYLE = """body{font:15px/1.5 system-ui;max-width:1000px;margin:2em auto;padding:0 1em;background:#16181d;color:#e6e6e6}
 table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #333;text-align:left}
 section{margin:2em 0;border-top:1px solid #444}figure{display:inline-block;margin:.5em 1em .5em 0}video{width:256px}img{width:100%;background:#fff}
@@ -224,7 +234,24 @@ def _page(found, cards) -> str:
             f"<table><tr><th></th>{head}</tr>{body}</table>" + (f"<h2>Problems</h2><ul>{said}</ul>" if said else "") +
             "<h2>Clips</h2><p>Left what was cached, right what its latents bring back. Click for sound.</p>" + "".join(cards))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #9fffe2c5
+# %% ../../nbs/day02_cache/07_doctor.ipynb #c024873c
+def _splits(cache_dir) -> list:
+    "The cached splits, train first."
+    names = [p.stem.removeprefix("index_") for p in Path(cache_dir).glob("index_*.json")]
+    if not names: raise CacheError(f"{cache_dir}: no cache here. Make one with: make cache-train")
+    return sorted(names, key=lambda s: (s != "train", s))
+
+# %% ../../nbs/day02_cache/07_doctor.ipynb #74a24036
+def _encoders(found):
+    "The codecs that made this split; a warning when they have changed since."
+    settings = found["index"].get("settings")
+    if not settings: raise CacheError("this split was never finished. Run the caching command again.")
+    enc = load_encoders(CacheSettings(**settings | {"clip": settings["clip"] | {"enabled": False}}))
+    for k in ("video_codec", "audio_codec"):
+        if enc.recipe[k] != found["index"]["recipe"][k]: print(f"warning: the {k.replace('_', ' ')} has changed since; decoded clips will be wrong.")
+    return enc
+
+# %% ../../nbs/day02_cache/07_doctor.ipynb #b208f595
 def doctor(
     cache_dir,                  # made by scripts/data/cache_latents.py
     out="outputs/cache_doctor", # folder, or the .html file in it
@@ -232,17 +259,14 @@ def doctor(
     encoders=None,              # already loaded ones
 ) -> Path:                      # the page
     "Print the table of a cache and write a page to watch and hear it. Raises CacheError."
-    splits = sorted(p.stem.removeprefix("index_") for p in Path(cache_dir).glob("index_*.json"))
-    if not splits: raise CacheError(f"{cache_dir}: no cache here. Make one with: make cache-train")
-    found = {s: examine(cache_dir, s) for s in sorted(splits, key=("train", "val").index if {*splits} <= {"train", "val"} else None)}
+    found = {s: examine(cache_dir, s) for s in _splits(cache_dir)}
     show_table(found)
-    out = Path(out)
-    page = out if out.suffix == ".html" else out / "index.html"
-    (page.parent / "clips").mkdir(parents=True, exist_ok=True)
-    cards = []
+    page = Path(out) if Path(out).suffix == ".html" else Path(out) / "index.html"
+    folder, cards = page.parent / "clips", []
+    folder.mkdir(parents=True, exist_ok=True)
     for split, f in found.items():
-        enc = encoders or load_encoders(CacheSettings(**f["index"]["settings"]))
-        for clip in choose(f["rows"], n): cards.append(_card(decode_pair(Store(cache_dir, split), clip, enc.video, enc.audio), page.parent / "clips", split))
+        enc, store = encoders or _encoders(f), Store(cache_dir, split)
+        cards += [_card(decode_pair(store, c, enc.video, enc.audio), folder, split) for c in choose(f["rows"], n)]
     write_atomic(page, _page(found, cards))
     print(f"watch and hear it: {page}")
     return page

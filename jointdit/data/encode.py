@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CacheClip', 'CacheSettings', 'Encoders', 'load_encoders', 'check_recipe', 'read_window', 'encode_window', 'shortened']
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #b51d0d05
+# %% ../../nbs/day02_cache/04_encode.ipynb #57737f05
 import io, json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ from .store import Store
 from ..settings import Runtime, Strict, resolve_device, resolve_dtype
 from ..timeline import Timeline, as_fps
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #d256d9d0
+# %% ../../nbs/day02_cache/04_encode.ipynb #7878f56f
 class CacheClip(ClipSettings):
     "The `clip:` block, with both spellings of its two names."
     variant: str = Field(TOY_CLIP[0], validation_alias=AliasChoices("variant", "model"), description="open_clip architecture, with dashes: ViT-B-16; alias: model")
     pretrained: str = Field(TOY_CLIP[1], validation_alias=AliasChoices("pretrained", "model_path"), description="open_clip tag, or local folder or file; alias: model_path")
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #c3fa8f7d
+# %% ../../nbs/day02_cache/04_encode.ipynb #88f20c79
 class CacheSettings(Strict):
     "configs/day02_cache.yaml: which clips, cut how, encoded by what, kept where."
     data_root: str = Field("data/toy", description="folder with {split}/metadata.jsonl, or one metadata.jsonl, or just videos; or a .jsonl file")
@@ -48,7 +48,6 @@ class CacheSettings(Strict):
     chunk: int = Field(8, ge=1, description="frames encoded at once: memory, never the result")
     workers: int | None = Field(None, ge=0, le=64, description="clips in the making at once; empty: one a processor core, at most 8; changes nothing in the files")
     ENV: ClassVar[dict[str, str]] = {"JOINTDIT_DATA_ROOT": "data_root", "JOINTDIT_CACHE_DIR": "cache_dir"}
-
     @field_validator("fps")
     @classmethod
     def _rate(cls, v):
@@ -56,7 +55,7 @@ class CacheSettings(Strict):
         except JointDiTError as e: raise ValueError(str(e)) from None
         return v
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #ad6ec008
+# %% ../../nbs/day02_cache/04_encode.ipynb #a7926ad4
 @dataclass
 class Encoders:
     "The codecs of a cache, loaded once."
@@ -66,7 +65,14 @@ class Encoders:
     clock: Timeline     # of a full window
     recipe: dict        # what latents depend on
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #7663e1b9
+# %% ../../nbs/day02_cache/04_encode.ipynb #6ea65647
+def _recipe(s, video, audio, clip, dtype) -> dict:
+    "Everything that two clips of one cache must share."
+    return {"video_codec": video.fingerprint, "audio_codec": audio.fingerprint, "text_encoder": clip.fingerprint if clip else None,
+            "fps": str(as_fps(s.fps)), "seconds": s.seconds, "height": s.height, "width": s.width, "sample_rate": s.sample_rate,
+            "dtype": str(dtype).removeprefix("torch.")}
+
+# %% ../../nbs/day02_cache/04_encode.ipynb #f2fa8ad6
 def load_encoders(s: CacheSettings) -> Encoders:
     "Load the codecs that the settings name. Raises AssetError, CacheError."
     from jointdit.assets.audio_codec import AudioCodec
@@ -77,28 +83,24 @@ def load_encoders(s: CacheSettings) -> Encoders:
     video = VideoCodec.from_folder(s.video_vae_path, device=device, dtype=dtype)
     video.vae.encoder.to(memory_format=torch.channels_last)     # the same numbers, a third faster on a CPU
     audio = AudioCodec.from_folder(s.audio_vae_path, s.vocoder_path, device=device, dtype=dtype)
-    if audio.sample_rate != s.sample_rate: raise CacheError(f"sample_rate: {s.sample_rate} is set, but {s.audio_vae_path} works at {audio.sample_rate}. Set sample_rate: {audio.sample_rate}.")
+    if audio.sample_rate != s.sample_rate:
+        raise CacheError(f"sample_rate: {s.sample_rate} is set, but {s.audio_vae_path} works at {audio.sample_rate}. Set sample_rate: {audio.sample_rate}.")
     clip = CLIPCondEncoder(s.clip.variant, s.clip.pretrained, device=device) if s.clip.enabled else None
     clock = Timeline.from_seconds(s.seconds, s.fps, s.sample_rate, video.grid(s.height, s.width), audio.grid())
     return Encoders(video, audio, clip, clock, _recipe(s, video, audio, clip, dtype))
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #1f6c9b87
-def _recipe(s, video, audio, clip, dtype) -> dict:
-    "Everything that two clips of one cache must share."
-    return {"video_codec": video.fingerprint, "audio_codec": audio.fingerprint, "text_encoder": clip.fingerprint if clip else None,
-            "fps": str(as_fps(s.fps)), "seconds": s.seconds, "height": s.height, "width": s.width, "sample_rate": s.sample_rate,
-            "dtype": str(dtype).removeprefix("torch.")}
-
+# %% ../../nbs/day02_cache/04_encode.ipynb #288007f6
 def check_recipe(cache_dir, recipe):
     "Refuse to mix latents that do not fit together, in this split or the other. Raises CacheError."
     for path in sorted(Path(cache_dir).glob("index_*.json")):
         try: old = json.loads(path.read_text())["recipe"]
         except (ValueError, KeyError): continue
         for key, new in recipe.items():
-            if old.get(key) != new: raise CacheError(f"{path}: was made with {key} = {old.get(key)}, now it is {new}: such latents must not be mixed. "
-                                                     f"Delete {cache_dir} or set another cache_dir.")
+            if old.get(key) == new: continue
+            raise CacheError(f"{path}: was made with {key} = {old.get(key)}, now it is {new}: such latents must not be mixed. "
+                             f"Delete {cache_dir} or set another cache_dir.")
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #f5d671bc
+# %% ../../nbs/day02_cache/04_encode.ipynb #3642480e
 def read_window(w):
     "(frames or None, wave or None, still or None) of a window, as arrays."
     c = w.timeline
@@ -109,13 +111,21 @@ def read_window(w):
     frames = read_frames(w.picture, times, *size) if w.picture else None
     return frames, read_wave(w.sound, w.start, c.n_samples, c.sample_rate) if w.sound else None, still
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #e601cbc7
+# %% ../../nbs/day02_cache/04_encode.ipynb #7ae4460e
 def _png(frame) -> bytes:
     from PIL import Image
     out = io.BytesIO()
     Image.fromarray(frame).save(out, "PNG")
     return out.getvalue()
 
+# %% ../../nbs/day02_cache/04_encode.ipynb #7ebd4476
+def _events(events, w):
+    "Events of the window, in seconds from its start."
+    if not isinstance(events, list): return events
+    timed = [x for x in events if isinstance(x, dict) and isinstance(x.get("time"), (int, float))]
+    return [x | {"time": round(x["time"] - w.start, 6)} for x in timed if 0 <= x["time"] - w.start < w.timeline.seconds]
+
+# %% ../../nbs/day02_cache/04_encode.ipynb #04dcccef
 def _describe(w, split, loudness, silent) -> dict:
     "The meta of a window, before its files are known."
     e = w.entry
@@ -124,14 +134,17 @@ def _describe(w, split, loudness, silent) -> dict:
             "caption": e.captions[0] if e.captions else None, "captions": e.captions, "timeline": w.timeline.to_dict(), "start_seconds": w.start,
             "silent": silent, "loudness_db": loudness, "events": _events(e.events, w), "extras": e.extras, "source_key": w.key}
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #4ea35922
-def _events(events, w):
-    "Events of the window, in seconds from its start."
-    if not isinstance(events, list): return events
-    timed = [x for x in events if isinstance(x, dict) and isinstance(x.get("time"), (int, float))]
-    return [x | {"time": round(x["time"] - w.start, 6)} for x in timed if 0 <= x["time"] - w.start < w.timeline.seconds]
+# %% ../../nbs/day02_cache/04_encode.ipynb #54e967b0
+def _encode(w, frames, wave, enc: Encoders, chunk):
+    "(video latents or None, audio latents or None), of the shape that the window's clock says, and finite."
+    v = enc.video.encode(frames, chunk=chunk) if frames is not None else None
+    a = enc.audio.encode(wave) if wave is not None else None
+    for x, shape in ((v, w.timeline.video_shape), (a, w.timeline.audio_shape)):
+        if x is not None and tuple(x.shape) != shape: raise CacheError(f"{w.id}: the codec made latents {tuple(x.shape)}, its timeline says {shape}.")
+        if x is not None and not torch.isfinite(x).all(): raise MediaError(f"{w.id}: its latents are not finite.")
+    return v, a
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #9dca9407
+# %% ../../nbs/day02_cache/04_encode.ipynb #99c16274
 def encode_window(w, media, enc: Encoders, s: CacheSettings, store: Store) -> dict:
     "Encode one window by itself, so that its neighbours never change its bytes, and write it. Raises MediaError."
     frames, wave, still = media
@@ -139,16 +152,12 @@ def encode_window(w, media, enc: Encoders, s: CacheSettings, store: Store) -> di
     silent = loudness is not None and loudness < s.silence_db
     if silent and s.silence == "drop": wave = None
     if frames is None and wave is None: raise MediaError(f"{w.entry.video or w.entry.audio}: silent ({loudness:.0f} dBFS) and without a picture.")
-    v = enc.video.encode(frames, chunk=s.chunk) if frames is not None else None
-    a = enc.audio.encode(wave) if wave is not None else None
-    for x, shape in ((v, w.timeline.video_shape), (a, w.timeline.audio_shape)):
-        if x is not None and tuple(x.shape) != shape: raise CacheError(f"{w.id}: the codec made latents {tuple(x.shape)}, its timeline says {shape}.")
-        if x is not None and not torch.isfinite(x).all(): raise MediaError(f"{w.id}: its latents are not finite.")
+    v, a = _encode(w, frames, wave, enc, s.chunk)
     first = still if still is not None else frames[0] if frames is not None else None
     image = enc.clip.image(first[None]) if enc.clip and first is not None else None
     return store.put(_describe(w, store.split, loudness, silent), v, a, image, _png(first) if first is not None else None)
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #d81ccdf7
+# %% ../../nbs/day02_cache/04_encode.ipynb #9c99abbe
 def shortened(clip, text) -> str:
     "The text itself if it fits the encoder, else as many of its first words as do."
     words, said = text.split(), text

@@ -2,13 +2,14 @@
 
 # %% auto #0
 __all__ = ['MEDIA', 'KEYS', 'SLACK', 'Entry', 'Problem', 'safe_id', 'read_jsonl', 'read_folder', 'split_entries', 'find_entries',
-           'Window', 'spans', 'starts', 'plan']
+           'spans', 'starts', 'Window', 'plan']
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #29af5844
+# %% ../../nbs/day02_cache/02_sources.ipynb #ce7af013
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..core import CacheError, derive_seed
 from .media import MediaInfo, probe
 from ..timeline import Timeline
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #e9e23e50
+# %% ../../nbs/day02_cache/02_sources.ipynb #0923895a
 @dataclass
 class Entry:
     "What is to be cached: one line of a metadata.jsonl, or one file of a folder."
@@ -31,7 +32,7 @@ class Entry:
     extras: dict = field(default_factory=dict)
     part: str = ""                  # of a folder with one file only: "train" or "val" takes its share of the windows
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #547196f7
+# %% ../../nbs/day02_cache/02_sources.ipynb #003e0f0d
 @dataclass
 class Problem:
     "Something that a user should know about one clip."
@@ -42,34 +43,19 @@ class Problem:
     def to_dict(self): return asdict(self)
     def __str__(self): return f"{self.where}: {self.reason}"
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #90fb87b7
+# %% ../../nbs/day02_cache/02_sources.ipynb #063624f2
 MEDIA = {".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif",
          ".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac", ".opus"}
 KEYS = {"video": ("video", "video_path", "file_name"), "audio": ("audio", "audio_path"), "image": ("image_path", "image")}
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #b4d05ce8
-def safe_id(name) -> str:
-    "A name that can be a file name: what cannot stay becomes `_`, with a hash so that two names never meet."
-    clean = re.sub(r"[^\w.-]+", "_", str(name)).lstrip(".")[:100]
-    return clean if clean == str(name) else f"{clean}-{derive_seed('id', str(name)) & 0xffffff:06x}"
+# %% ../../nbs/day02_cache/02_sources.ipynb #af73e848
+def _path(row, kind, folder):
+    "The path that a line gives for its video, audio or image, relative to the file that lists it."
+    given = next((row.pop(n) for n in KEYS[kind] if row.get(n) is not None), None)
+    if given is not None and (not isinstance(given, str) or not given): raise ValueError(f"{kind} must be a path, not {given!r}")
+    return folder / given if given else None
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #3ca597e2
-def _entry(row, folder, where) -> Entry:
-    "One decoded line of a metadata.jsonl. Raises ValueError in words."
-    if not isinstance(row, dict): raise ValueError(f"expected an object {{...}}, found {str(row)[:40]!r}")
-    row, paths = dict(row), {}
-    for kind, names in KEYS.items():
-        given = next((row.pop(n) for n in names if row.get(n) is not None), None)
-        if given is not None and (not isinstance(given, str) or not given): raise ValueError(f"{kind} must be a path, not {given!r}")
-        paths[kind] = folder / given if given else None
-    if not any(paths.values()): raise ValueError("names no video, audio or image_path")
-    name = row.pop("id", None)
-    if name is None: name = next(p for p in paths.values() if p).stem
-    if not isinstance(name, (str, int)) or name == "": raise ValueError(f"id must be text, not {name!r}")
-    events = row.pop("events", None)
-    return Entry(safe_id(name), where, **paths, captions=_captions(row), events=events, extras=row)
-
-# %% ../../nbs/day02_cache/02_sources.ipynb #9eeb5f69
+# %% ../../nbs/day02_cache/02_sources.ipynb #4594acdc
 def _captions(row) -> list:
     "The main caption and all others, without repeats."
     main, more = row.pop("caption", None), row.pop("captions", None) or []
@@ -77,39 +63,70 @@ def _captions(row) -> list:
     if any(not isinstance(c, str) for c in said if c is not None): raise ValueError(f"captions must be text, found {said!r:.60}")
     return list(dict.fromkeys(c.strip() for c in said if c and c.strip()))
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #b096205f
+# %% ../../nbs/day02_cache/02_sources.ipynb #cc453f57
+def safe_id(name) -> str:
+    "A name that can be a file name: what cannot stay becomes `_`, with a hash so that two names never meet."
+    clean = re.sub(r"[^\w.-]+", "_", str(name)).lstrip(".")[:100]
+    return clean if clean == str(name) else f"{clean}-{derive_seed('id', str(name)) & 0xffffff:06x}"
+
+# %% ../../nbs/day02_cache/02_sources.ipynb #d284399a
+def _entry(row, folder, where) -> Entry:
+    "One decoded line of a metadata.jsonl. Raises ValueError in words."
+    if not isinstance(row, dict): raise ValueError(f"expected an object {{...}}, found {str(row)[:40]!r}")
+    row = dict(row)
+    paths = {kind: _path(row, kind, folder) for kind in KEYS}
+    if not any(paths.values()): raise ValueError("names no video, audio or image_path")
+    name = row.pop("id", None)
+    if name is None: name = next(p for p in paths.values() if p).stem
+    if not isinstance(name, (str, int)) or name == "": raise ValueError(f"id must be text, not {name!r}")
+    events = row.pop("events", None)
+    return Entry(safe_id(name), where, **paths, captions=_captions(row), events=events, extras=row)
+
+# %% ../../nbs/day02_cache/02_sources.ipynb #9eb2ebc8
+def _line(line, folder, where):
+    "An `Entry` from one line, or the `Problem` with it."
+    try: return _entry(json.loads(line), folder, where)
+    except UnicodeDecodeError: return Problem(None, where, "is not UTF-8 text")
+    except json.JSONDecodeError as e: return Problem(None, where, f"is not JSON ({e.msg} at column {e.colno})")
+    except ValueError as e: return Problem(None, where, str(e))
+
+# %% ../../nbs/day02_cache/02_sources.ipynb #77ffe570
 def read_jsonl(
     path,       # metadata.jsonl
 ):              # (entries, problems)
     "Every line on its own: a bad one is a problem, not an end."
-    entries, problems, seen = [], [], {}
-    for n, line in enumerate(Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
-        where = f"{path} line {n}"
+    entries, problems, seen, path = [], [], {}, Path(path)
+    for n, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         if not line.strip(): continue
-        try: e = _entry(json.loads(line), Path(path).parent, where)
-        except UnicodeDecodeError: problems.append(Problem(None, where, "is not UTF-8 text"))
-        except json.JSONDecodeError as err: problems.append(Problem(None, where, f"is not JSON ({err.msg} at column {err.colno})"))
-        except ValueError as err: problems.append(Problem(None, where, str(err)))
-        else:
-            if e.id in seen: problems.append(Problem(e.id, where, f"id {e.id!r} was already used in {seen[e.id]}: ids must differ"))
-            else: entries.append(e)
-            seen.setdefault(e.id, f"line {n}")
+        e = _line(line, path.parent, f"{path} line {n}")
+        if isinstance(e, Entry) and e.id in seen:
+            e = Problem(e.id, e.where, f"id {e.id!r} was already used in line {seen[e.id]}: ids must differ")
+        (entries if isinstance(e, Entry) else problems).append(e)
+        seen.setdefault(e.id, n)
     return entries, problems
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #e12384f2
-def read_folder(folder):    # -> entries
+# %% ../../nbs/day02_cache/02_sources.ipynb #73f82d2c
+def _files(folder):
+    "Media files below a folder, in a fixed order, but for hidden ones."
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in MEDIA and p.is_file())
+    return sorted((p for p in found if not any(x.startswith(".") for x in p.relative_to(folder).parts)), key=lambda p: p.as_posix())
+
+def _beside(p):
+    "The caption in a text file of the same name."
+    text = p.with_suffix(".txt")
+    said = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
+    return [said] if said else []
+
+# %% ../../nbs/day02_cache/02_sources.ipynb #34116e99
+def read_folder(folder) -> list:    # of Entry
     "Every media file below a folder; a text file of the same name beside it is its caption."
     folder = Path(folder)
-    files = sorted((p for p in folder.rglob("*") if p.suffix.lower() in MEDIA and p.is_file()
-                    and not any(part.startswith(".") for part in p.relative_to(folder).parts)), key=lambda p: p.as_posix())
-    stems = [p.relative_to(folder).with_suffix("").as_posix() for p in files]
-    names = [s if stems.count(s) == 1 else p.relative_to(folder).as_posix() for s, p in zip(stems, files)]
-    def said(p):
-        text = p.with_suffix(".txt")
-        return [c for c in [text.read_text(errors="replace").strip()] if c] if text.is_file() else []
-    return [Entry(safe_id(n.replace("/", "__")), str(p), video=p, captions=said(p)) for n, p in zip(names, files)]
+    short = {p: p.relative_to(folder).with_suffix("").as_posix() for p in _files(folder)}
+    twice = {n for n, k in Counter(short.values()).items() if k > 1}
+    names = {p: p.relative_to(folder).as_posix() if n in twice else n for p, n in short.items()}
+    return [Entry(safe_id(n.replace("/", "__")), str(p), video=p, captions=_beside(p)) for p, n in names.items()]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #aba4607f
+# %% ../../nbs/day02_cache/02_sources.ipynb #7163b044
 def split_entries(
     entries,            # of one source that is not split yet
     split: str,         # "train" or "val"
@@ -124,7 +141,7 @@ def split_entries(
     if len(val) == len(rank): val.discard(max(rank, key=rank.get))
     return [e for e in entries if e.extras.get("split", "val" if e.id in val else "train") == split]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #7d54c102
+# %% ../../nbs/day02_cache/02_sources.ipynb #eff6970a
 def find_entries(
     data_root,              # folder with {split}/metadata.jsonl, or metadata.jsonl, or just videos; or a .jsonl file
     split: str,
@@ -132,56 +149,33 @@ def find_entries(
 ):                          # (entries, problems)
     "The clips of a split, wherever they are listed. Raises CacheError when there are none."
     root = Path(data_root).expanduser()
+    own, listed = root / split, root if root.is_file() else root / "metadata.jsonl"
     if not root.exists(): raise CacheError(f"{root}: no such folder. `make toy-data` writes data/toy; for your own clips set data_root.")
-    own, problems = root / split, []
-    if root.is_file(): entries, problems = read_jsonl(root)
-    elif (own / "metadata.jsonl").is_file(): return _some(*read_jsonl(own / "metadata.jsonl"), own / "metadata.jsonl")
-    elif (root / "metadata.jsonl").is_file(): entries, problems = read_jsonl(root / "metadata.jsonl")
+    if (own / "metadata.jsonl").is_file(): return _some(*read_jsonl(own / "metadata.jsonl"), own)
+    if listed.is_file(): entries, problems = _some(*read_jsonl(listed), listed)
     elif own.is_dir(): return _some(read_folder(own), [], own)
-    elif any((root / s).is_dir() for s in ("train", "val")): raise CacheError(f"{own}: no such split. {root} holds {', '.join(sorted(p.name for p in root.iterdir() if p.is_dir()))}.")
-    else: entries = read_folder(root)
-    _some(entries, problems, root)
+    elif any((root / s).is_dir() for s in ("train", "val")):
+        raise CacheError(f"{own}: no such split. {root} holds {', '.join(sorted(p.name for p in root.iterdir() if p.is_dir()))}.")
+    else: entries, problems = _some(read_folder(root), [], root)
     return split_entries(entries, split, val_fraction), problems
 
+# %% ../../nbs/day02_cache/02_sources.ipynb #2dac798b
 def _some(entries, problems, where):
     if entries or problems: return entries, problems
     raise CacheError(f"{where}: no clips. Expected a metadata.jsonl with lines like "
                      '{"id": "a", "video": "a.mp4", "caption": "..."}, or video files.')
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #be5c92b2
-@dataclass
-class Window:
-    "One clip to be: some seconds of an entry."
-    id: str
-    entry: Entry
-    start: float                    # seconds in the file
-    timeline: Timeline
-    picture: MediaInfo | None       # where the frames come from
-    sound: MediaInfo | None
-    key: str                        # changes when the source, the caption or the cut changes
-
-# %% ../../nbs/day02_cache/02_sources.ipynb #56e4adf4
-def _fingerprint(path) -> list:
-    "Size and both ends of a file: enough to see that it was replaced, quick even for a film."
-    end = 1 << 20
-    with open(path, "rb") as f:
-        h = hashlib.blake2b(f.read(end), digest_size=8)
-        size = f.seek(0, 2)
-        f.seek(max(end, size - end))
-        h.update(f.read())
-    return [path.name, size, h.hexdigest()]
-
-# %% ../../nbs/day02_cache/02_sources.ipynb #094e1bf9
+# %% ../../nbs/day02_cache/02_sources.ipynb #4fc9323d
 def spans(picture, sound, shortest):
     "(first second, last second, picture, sound): where both are, or the longer alone when they hardly meet."
-    both = [x for x in ((picture and (picture.picture.start, picture.picture.end)), (sound and (sound.sound.start, sound.sound.end))) if x]
-    lo, hi = max(s for s, _ in both), min(e for _, e in both)
-    if len(both) == 2 and hi - lo < shortest:
-        if both[0][1] - both[0][0] >= shortest: return *both[0], picture, None
-        if both[1][1] - both[1][0] >= shortest: return *both[1], None, sound
-    return lo, hi, picture, sound
+    tracks = [t for t in (picture and picture.picture, sound and sound.sound) if t]
+    lo, hi = max(t.start for t in tracks), min(t.end for t in tracks)
+    if len(tracks) < 2 or hi - lo >= shortest: return lo, hi, picture, sound
+    v, a = tracks
+    if v.end - v.start >= min(shortest, a.end - a.start): return v.start, v.end, picture, None
+    return a.start, a.end, None, sound
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #3402e751
+# %% ../../nbs/day02_cache/02_sources.ipynb #07e012aa
 SLACK = 0.02    # seconds that may be missing at the end of a window: less than half a frame
 
 def starts(
@@ -197,28 +191,58 @@ def starts(
     if len(own) > most: own = [own[i] for i in np.linspace(0, len(own) - 1, most).round().astype(int)]
     return [(i, i * seconds) for i in own]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #97fcdabf
-def plan(
-    e: Entry,
-    s,              # CacheSettings
-    clock: Timeline,    # of a full window
-):                  # windows; raises MediaError or ValueError in words
-    "Look into an entry's files and cut it in windows."
+# %% ../../nbs/day02_cache/02_sources.ipynb #799c348d
+@dataclass
+class Window:
+    "One clip to be: some seconds of an entry."
+    id: str
+    entry: Entry
+    start: float                    # seconds in the file
+    timeline: Timeline
+    picture: MediaInfo | None       # where the frames come from
+    sound: MediaInfo | None
+    key: str                        # changes when the source, the caption or the cut changes
+
+# %% ../../nbs/day02_cache/02_sources.ipynb #6b460db0
+def _fingerprint(path) -> list:
+    "Size and both ends of a file: enough to see that it was replaced, quick even for a film."
+    end = 1 << 20
+    with open(path, "rb") as f:
+        h = hashlib.blake2b(f.read(end), digest_size=8)
+        size = f.seek(0, 2)
+        f.seek(max(end, size - end))
+        h.update(f.read())
+    return [path.name, size, h.hexdigest()]
+
+# %% ../../nbs/day02_cache/02_sources.ipynb #b712b45d
+def _tracks(e: Entry):
+    "(file with the picture, file with the sound), each None where there is none. Raises MediaError, ValueError."
+    for p in (e.video, e.audio, e.image):
+        if p and not p.is_file(): raise ValueError(f"{p}: no such file")
     info = probe(e.video) if e.video else None
     other = probe(e.audio) if e.audio else info
     if e.audio and not other.sound: raise ValueError(f"{e.audio} has no sound")
-    picture, sound = info if info and info.picture else None, other if other and other.sound else None
-    files = [_fingerprint(p) for p in dict.fromkeys((e.video, e.audio, e.image)) if p and _exists(p)]
-    def window(name, start, clock, picture, sound):
-        said = [e.captions, e.events, e.extras, files, start, clock.to_dict(), bool(picture), bool(sound), s.silence, s.silence_db]
-        return Window(name, e, start, clock, picture, sound, f"{derive_seed('source', said):016x}")
-    if not picture and not sound: return [window(e.id, 0., Timeline(clock.video.first, clock.fps, clock.sample_rate, clock.video, clock.audio), None, None)]
-    lo, hi, picture, sound = spans(picture, sound, s.min_seconds)
-    cuts = starts(hi - lo, clock.seconds, s.max_windows_per_video, e.part)
-    if cuts: return [window(f"{e.id}_w{i:03d}" if hi - lo >= 2 * clock.seconds else e.id, lo + t, clock, picture, sound) for i, t in cuts]
-    if hi - lo < s.min_seconds: raise ValueError(f"covers only {hi - lo:.2f} s; min_seconds is {s.min_seconds}")
-    return [window(e.id, lo, Timeline.from_seconds(hi - lo + SLACK, clock.fps, clock.sample_rate, clock.video, clock.audio), picture, sound)]
+    return info if info and info.picture else None, other if other and other.sound else None
 
-def _exists(p):
-    if not p.is_file(): raise ValueError(f"{p}: no such file")
-    return True
+# %% ../../nbs/day02_cache/02_sources.ipynb #3614efca
+def _window(e, s, name, start, clock, picture, sound) -> Window:
+    "A window with its key."
+    files = [_fingerprint(p) for p in dict.fromkeys((e.video, e.audio, e.image)) if p]
+    said = [e.captions, e.events, e.extras, files, start, clock.to_dict(), bool(picture), bool(sound), s.silence, s.silence_db]
+    return Window(name, e, start, clock, picture, sound, f"{derive_seed('source', said):016x}")
+
+# %% ../../nbs/day02_cache/02_sources.ipynb #99f6ed5f
+def plan(
+    e: Entry,
+    s,                  # CacheSettings
+    clock: Timeline,    # of a full window
+) -> list:              # of Window
+    "Look into an entry's files and cut it in windows. Raises MediaError, or ValueError in words."
+    picture, sound = _tracks(e)
+    if not picture and not sound: return [_window(e, s, e.id, 0., replace(clock, n_frames=clock.video.first), None, None)]
+    lo, hi, picture, sound = spans(picture, sound, s.min_seconds)
+    if hi - lo < s.min_seconds: raise ValueError(f"covers only {hi - lo:.2f} s; min_seconds is {s.min_seconds}")
+    cuts, name = starts(hi - lo, clock.seconds, s.max_windows_per_video, e.part), e.id
+    if not cuts: cuts, clock = [(0, 0.)], Timeline.from_seconds(hi - lo + SLACK, clock.fps, clock.sample_rate, clock.video, clock.audio)
+    many = hi - lo >= 2 * clock.seconds
+    return [_window(e, s, f"{name}_w{i:03d}" if many else name, lo + t, clock, picture, sound) for i, t in cuts]

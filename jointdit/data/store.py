@@ -4,7 +4,7 @@
 __all__ = ['FOLDERS', 'SUFFIX', 'Store', 'caption_hash', 'context_bytes', 'read_tensors', 'read_context', 'load_meta', 'Moments',
            'fake_cache']
 
-# %% ../../nbs/day02_cache/03_store.ipynb #c43447f1
+# %% ../../nbs/day02_cache/03_store.ipynb #faa9fafb
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save
 from ..core import CacheError, Context, derive_seed, load_json, named_rng, save_json, write_atomic
 from ..timeline import Timeline
 
-# %% ../../nbs/day02_cache/03_store.ipynb #8d67f784
+# %% ../../nbs/day02_cache/03_store.ipynb #0aad4e96
 FOLDERS = {"v": "video_latents", "a": "audio_latents", "clip": "img_clip", "image": "img_clip", "frame": "first_frames",
            "meta": "meta"}
 SUFFIX = {"v": ".safetensors", "a": ".safetensors", "clip": ".pt", "image": ".safetensors", "frame": ".png", "meta": ".json"}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #d0a03992
+# %% ../../nbs/day02_cache/03_store.ipynb #faf3a70e
 class Store:
     "One split of a cache: where each file lies, how it is written and read."
     def __init__(self, cache_dir, split): self.root, self.split = Path(cache_dir), split
@@ -34,12 +34,12 @@ class Store:
     def text_path(self, encoder, caption):
         return self.root / "text" / encoder / f"{caption_hash(caption)}.safetensors"
 
-# %% ../../nbs/day02_cache/03_store.ipynb #f4db3182
+# %% ../../nbs/day02_cache/03_store.ipynb #de6c64ab
 def caption_hash(caption: str) -> str:
     "16 hex digits that name a caption's file."
     return f"{derive_seed('caption', caption):016x}"
 
-# %% ../../nbs/day02_cache/03_store.ipynb #32ce1e2e
+# %% ../../nbs/day02_cache/03_store.ipynb #952921d1
 def context_bytes(c: Context) -> bytes:
     "A `Context` of one as safetensors."
     return save({"pooled": _own(c.pooled[0]), "tokens": _own(c.tokens[0]), "mask": c.mask[0].cpu().clone()})
@@ -57,7 +57,25 @@ def read_context(path) -> Context:
     d = read_tensors(path)
     return Context(d["pooled"][None], d["tokens"][None], d["mask"].bool()[None])
 
-# %% ../../nbs/day02_cache/03_store.ipynb #5da9e31d
+# %% ../../nbs/day02_cache/03_store.ipynb #055c8dc6
+def context_bytes(c: Context) -> bytes:
+    "A `Context` of one as safetensors."
+    return save({"pooled": _own(c.pooled[0]), "tokens": _own(c.tokens[0]), "mask": c.mask[0].cpu().clone()})
+
+def _own(x): return x.detach().float().cpu().contiguous().clone()
+
+def read_tensors(path) -> dict:
+    "A safetensors file. Raises CacheError."
+    try: return load_file(path)
+    except (OSError, SafetensorError) as e:
+        raise CacheError(f"{path}: missing or damaged ({e}). Run the caching command again: it makes what is missing.") from None
+
+def read_context(path) -> Context:
+    "A `Context` of one, from its file."
+    d = read_tensors(path)
+    return Context(d["pooled"][None], d["tokens"][None], d["mask"].bool()[None])
+
+# %% ../../nbs/day02_cache/03_store.ipynb #e1f5af9f
 @patch
 def put_text(self: Store, encoder, caption, context):
     "Keep the condition of a caption, once for all clips that share it."
@@ -66,7 +84,17 @@ def put_text(self: Store, encoder, caption, context):
 @patch
 def get_text(self: Store, encoder, caption) -> Context: return read_context(self.text_path(encoder, caption))
 
-# %% ../../nbs/day02_cache/03_store.ipynb #13aaa89c
+# %% ../../nbs/day02_cache/03_store.ipynb #23da22e2
+def _payload(kind, x) -> bytes:
+    "What goes into the file of this kind."
+    if kind in "va": return save({"latents": _own(x)})
+    if kind == "image": return context_bytes(x)
+    if kind == "frame": return x
+    buffer = io.BytesIO()
+    torch.save(_own(x.pooled[0]), buffer)
+    return buffer.getvalue()
+
+# %% ../../nbs/day02_cache/03_store.ipynb #352f693d
 @patch
 def put(self: Store,
     meta: dict,         # id, timeline, ... ; presence and file names are filled in here
@@ -77,30 +105,17 @@ def put(self: Store,
 ) -> dict:              # the meta as written
     "Write one clip: every file whole, the meta last, so that a meta means a finished clip."
     clip, meta = meta["id"], dict(meta)
+    self.path("meta", clip).unlink(missing_ok=True)
     for kind, key, x in (("v", "v_file", v), ("a", "a_file", a), ("image", None, image), ("clip", "clip_file", image),
                          ("frame", "img_firstframe", frame)):
         if key: meta[key] = str(self.path(kind, clip)) if x is not None else None
         if x is not None: write_atomic(self.path(kind, clip), _payload(kind, x))
+        else: self.path(kind, clip).unlink(missing_ok=True)
     meta |= {"has_video": v is not None, "has_audio": a is not None}
     save_json(self.path("meta", clip), meta)
     return meta
 
-# %% ../../nbs/day02_cache/03_store.ipynb #978e4b56
-def _payload(kind, x) -> bytes:
-    "What goes into the file of this kind."
-    if kind in "va": return save({"latents": _own(x)})
-    if kind == "image": return context_bytes(x)
-    if kind == "frame": return x
-    buffer = io.BytesIO()
-    torch.save(_own(x.pooled[0]), buffer)
-    return buffer.getvalue()
-
-# %% ../../nbs/day02_cache/03_store.ipynb #dbeee307
-@patch
-def get_meta(self: Store, clip) -> dict:
-    "A clip's meta, its file names brought up to date with where the cache lies now. Raises CacheError."
-    return load_meta(self.path("meta", clip))
-
+# %% ../../nbs/day02_cache/03_store.ipynb #ea4facb1
 def load_meta(
     path,       # cache/meta/{split}/{id}.json
 ) -> dict:      # v_file, a_file, clip_file, clip_tokens, img_firstframe as paths that exist, or None
@@ -115,62 +130,13 @@ def load_meta(
         meta[key] = str(store.path(kind, path.stem)) if meta.get(key) else None
     return meta | {"clip_tokens": str(store.path("image", path.stem)) if meta["clip_file"] else None}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #5ab2e6ac
+# %% ../../nbs/day02_cache/03_store.ipynb #69f1ba6c
 @patch
-def finished(self: Store, clip, source_key) -> dict | None:
-    "The meta of a clip that is cached completely and from the same source, else None."
-    path = self.path("meta", clip)
-    if not path.is_file(): return None
-    try: meta = self.get_meta(clip)
-    except Exception: return None
-    files = [meta[k] for k in ("v_file", "a_file", "clip_file", "clip_tokens", "img_firstframe") if meta[k]]
-    return meta if meta.get("source_key") == source_key and all(Path(f).is_file() for f in files) else None
+def get_meta(self: Store, clip) -> dict:
+    "A clip's meta, its file names brought up to date with where the cache lies now. Raises CacheError."
+    return load_meta(self.path("meta", clip))
 
-# %% ../../nbs/day02_cache/03_store.ipynb #802a6b5d
-@dataclass
-class Moments:
-    "Mean and standard deviation per channel, gathered clip by clip (Chan, Golub and LeVeque 1979)."
-    n: int = 0
-    mean: torch.Tensor | float = 0.
-    m2: torch.Tensor | float = 0.
-
-    def add(self,
-        x: torch.Tensor,    # latents
-        channel: int,       # which axis holds the channels
-    ):
-        x = x.double().movedim(channel, 0).flatten(1)
-        n, mean = x.shape[1], x.mean(1)
-        m2, d = (x - mean[:, None]).square().sum(1), mean - self.mean
-        total = self.n + n
-        self.mean, self.m2 = self.mean + d * n / total, self.m2 + m2 + d.square() * self.n * n / total
-        self.n = total
-
-    def to_dict(self) -> dict | None:
-        if not self.n: return None
-        return {"mean": self.mean.tolist(), "std": (self.m2 / self.n).sqrt().tolist(), "count": self.n}
-
-# %% ../../nbs/day02_cache/03_store.ipynb #a2b40c9e
-@patch
-def write_index(self: Store,
-    clips,              # ids, in the order of the dataset
-    recipe: dict,       # what the latents depend on: codecs, rates, sizes
-    complete=True,      # False while caching is under way
-    **more
-) -> dict:
-    "Count the finished clips, gather their statistics, and write the split's index."
-    v, a, rows = Moments(), Moments(), []
-    for clip in clips:
-        m = self.get_meta(clip)
-        x, y = self.latents(m)
-        if x is not None: v.add(x, 1)
-        if y is not None: a.add(y, 0)
-        rows.append({"id": clip, "has_video": x is not None, "has_audio": y is not None, "seconds": Timeline.from_dict(m["timeline"]).seconds})
-    index = {"version": 1, "split": self.split, "complete": complete, "recipe": recipe, "clips": rows,
-             "statistics": {"video": v.to_dict(), "audio": a.to_dict()}, **more}
-    save_json(self.index_path, index)
-    return index
-
-# %% ../../nbs/day02_cache/03_store.ipynb #ac74beba
+# %% ../../nbs/day02_cache/03_store.ipynb #85fd2151
 @patch
 def latents(self: Store, meta) -> tuple:
     "((T, C, H, W) or None, (C, L, F) or None) of a clip."
@@ -183,7 +149,105 @@ def read_index(self: Store) -> dict:
         raise CacheError(f"{self.root}: no cached {self.split} split ({self.index_path.name} is missing). Run: make cache-{self.split}")
     return load_json(self.index_path)
 
-# %% ../../nbs/day02_cache/03_store.ipynb #2f3edb22
+# %% ../../nbs/day02_cache/03_store.ipynb #c36346e8
+@patch
+def finished(self: Store, clip, source_key) -> dict | None:
+    "The meta of a clip that is cached completely and from the same source, else None."
+    path = self.path("meta", clip)
+    if not path.is_file(): return None
+    try: meta = self.get_meta(clip)
+    except Exception: return None
+    files = [meta[k] for k in ("v_file", "a_file", "clip_file", "clip_tokens", "img_firstframe") if meta[k]]
+    return meta if meta.get("source_key") == source_key and all(Path(f).is_file() for f in files) else None
+
+# %% ../../nbs/day02_cache/03_store.ipynb #f2f4f01a
+@dataclass
+class Moments:
+    "Mean and standard deviation per channel, gathered clip by clip (Chan, Golub and LeVeque 1979)."
+    n: int = 0
+    mean: torch.Tensor | float = 0.
+    m2: torch.Tensor | float = 0.
+
+# %% ../../nbs/day02_cache/03_store.ipynb #d0b7a35d
+@patch
+def add(self: Moments,
+    x: torch.Tensor,    # latents
+    channel: int,       # which axis holds the channels
+):
+    "Take in one clip."
+    x = x.double().movedim(channel, 0).flatten(1)
+    n, mean = x.shape[1], x.mean(1)
+    m2, d = (x - mean[:, None]).square().sum(1), mean - self.mean
+    total = self.n + n
+    self.mean, self.m2 = self.mean + d * n / total, self.m2 + m2 + d.square() * self.n * n / total
+    self.n = total
+
+# %% ../../nbs/day02_cache/03_store.ipynb #ba67d343
+@patch
+def to_dict(self: Moments) -> dict | None:
+    "For the index; None when no clip had the stream."
+    if not self.n: return None
+    return {"mean": self.mean.tolist(), "std": (self.m2 / self.n).sqrt().tolist(), "count": self.n}
+
+# %% ../../nbs/day02_cache/03_store.ipynb #b79c84f9
+@patch
+def _row(self: Store, m, v: Moments, a: Moments) -> dict:
+    "A clip's line in the index; its latents are added to the moments."
+    x, y = self.latents(m)
+    if x is not None: v.add(x, 1)
+    if y is not None: a.add(y, 0)
+    seconds = Timeline.from_dict(m["timeline"]).seconds
+    return {"id": m["id"], "has_video": x is not None, "has_audio": y is not None, "seconds": seconds}
+
+# %% ../../nbs/day02_cache/03_store.ipynb #994e7911
+@patch
+def write_index(self: Store,
+    clips,              # ids, in the order of the dataset
+    recipe: dict,       # what the latents depend on: codecs, rates, sizes
+    complete=True,      # False while caching is under way
+    **more
+) -> dict:
+    "Count the finished clips, gather their statistics, and write the split's index."
+    v, a = Moments(), Moments()
+    rows = [self._row(self.get_meta(clip), v, a) for clip in clips]
+    index = {"version": 1, "split": self.split, "complete": complete, "recipe": recipe, "clips": rows,
+             "statistics": {"video": v.to_dict(), "audio": a.to_dict()}, **more}
+    save_json(self.index_path, index)
+    return index
+
+# %% ../../nbs/day02_cache/03_store.ipynb #2eb99dee
+@patch
+def latents(self: Store, meta) -> tuple:
+    "((T, C, H, W) or None, (C, L, F) or None) of a clip."
+    return tuple(read_tensors(meta[k])["latents"] if meta[k] else None for k in ("v_file", "a_file"))
+
+@patch
+def read_index(self: Store) -> dict:
+    "The split's index. Raises CacheError that says how to make it."
+    if not self.index_path.is_file():
+        raise CacheError(f"{self.root}: no cached {self.split} split ({self.index_path.name} is missing). Run: make cache-{self.split}")
+    return load_json(self.index_path)
+
+# %% ../../nbs/day02_cache/03_store.ipynb #462c998d
+def _fake_latents(g, clock, has_v, has_a):
+    "Noise with a colour of its own that drifts: easy to learn, and never the same."
+    def noise(*s): return torch.randn(*s, generator=g)
+    T, C, H, W = clock.video_shape
+    D, L, F = clock.audio_shape
+    v = noise(1, C, 1, 1) + .3 * noise(T, C, 1, 1).cumsum(0) + .3 * noise(T, C, H, W)
+    a = noise(D, 1, 1) + .3 * noise(D, L, 1).cumsum(1) + .3 * noise(D, L, F)
+    return v if has_v else None, a if has_a else None
+
+# %% ../../nbs/day02_cache/03_store.ipynb #39772063
+def _fake_context(g, n, dim):
+    pooled = torch.nn.functional.normalize(torch.randn(1, dim, generator=g), dim=-1)
+    return Context(pooled, torch.randn(1, n, dim, generator=g), torch.ones(1, n, dtype=torch.bool))
+
+def _fake_meta(clip, split, said, silent, clock):
+    return {"id": clip, "split": split, "source": "fake", "caption": said, "captions": [said] if said else [], "silent": silent,
+            "timeline": clock.to_dict(), "start_seconds": 0., "source_key": "fake", "extras": {}}
+
+# %% ../../nbs/day02_cache/03_store.ipynb #114d162d
 def fake_cache(
     folder,                     # cache folder to make
     n: int = 8,                 # clips
@@ -198,19 +262,12 @@ def fake_cache(
     seed: int = 0,
 ) -> Path:
     "A cache of smooth noise in the real format, in a moment, for tests and for trying out a trainer."
-    store, timeline, ids = Store(folder, split), timeline or Timeline.from_seconds(2.0, 12), []
-    for i in range(n):
-        g, (has_v, has_a) = named_rng("fake", seed, split, i), presence[i % len(presence)]
-        noise = lambda *s: torch.randn(*s, generator=g)
-        context = lambda k: Context(torch.nn.functional.normalize(noise(1, text_dim), dim=-1), noise(1, k, text_dim), torch.ones(1, k, dtype=torch.bool))
-        said = f"thing number {i % 4}" if captions else None
-        if said: store.put_text("fake", said, context(n_text))
-        T, C, H, W = timeline.video_shape
-        D, L, F = timeline.audio_shape
-        v = noise(1, C, 1, 1) + .3 * noise(T, C, 1, 1).cumsum(0) + .3 * noise(T, C, H, W) if has_v else None
-        a = noise(D, 1, 1) + .3 * noise(D, L, 1).cumsum(1) + .3 * noise(D, L, F) if has_a else None
-        ids.append(f"fake_{i:04d}")
-        store.put({"id": ids[-1], "split": split, "source": "fake", "caption": said, "captions": [said] if said else [], "silent": not has_a,
-                   "timeline": timeline.to_dict(), "start_seconds": 0., "source_key": "fake", "extras": {}}, v, a, context(n_image) if images else None)
+    store, timeline = Store(folder, split), timeline or Timeline.from_seconds(2.0, 12)
+    ids = [f"fake_{i:04d}" for i in range(n)]
+    for i, clip in enumerate(ids):
+        g, said = named_rng("fake", seed, split, i), f"thing number {i % 4}" if captions else None
+        if said: store.put_text("fake", said, _fake_context(g, n_text, text_dim))
+        v, a = _fake_latents(g, timeline, *presence[i % len(presence)])
+        store.put(_fake_meta(clip, split, said, a is None, timeline), v, a, _fake_context(g, n_image, text_dim) if images else None)
     store.write_index(ids, {"text_encoder": "fake", "video_codec": "fake", "audio_codec": "fake"})
     return store.root
