@@ -2,15 +2,16 @@
 
 # %% auto #0
 __all__ = ['LICENCES', 'PARTS', 'PROFILES', 'PROFILE_HELP', 'Part', 'choices', 'local_name', 'falls_under', 'parts_of',
-           'size_text', 'licence_lines', 'local_file', 'Remote', 'git_hash', 'hash_fault', 'shape_fault', 'toy_lines']
+           'size_text', 'licence_lines', 'local_file', 'Remote', 'git_hash', 'hash_fault', 'shape_fault', 'measured',
+           'toy_lines']
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #c159bc90
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #ff38b5d3
 import hashlib, json, struct
 from dataclasses import dataclass
 
 from ..core import AssetError, file_hash, load_json, toy_path
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #757bb9a7
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #737da1d9
 LICENCES = {
     "svd": ("Stability AI community licence: research and non-commercial use; commercial use has conditions",
             "https://huggingface.co/stabilityai/stable-video-diffusion-img2vid/blob/main/LICENSE.md"),
@@ -19,7 +20,7 @@ LICENCES = {
     "mit": ("MIT", "https://opensource.org/license/mit"),
     "toy": ("Apache-2.0, part of this package", "https://www.apache.org/licenses/LICENSE-2.0")}
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #5a43efed
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #60345a9b
 @dataclass(frozen=True)
 class Part:
     "One folder of weights: its source, its files, its licence, its use."
@@ -32,7 +33,7 @@ class Part:
     megabytes: int = 0       # about, of the weights
     revision: str = "main"
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #a8b967f8
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #e98eef93
 def choices(entry):
     "The names that an entry of `Part.files` allows, best first."
     return entry.rstrip("?").split("|")
@@ -41,7 +42,7 @@ def local_name(path):
     "The name on our disk: a half-precision file takes the plain name, which every loader looks for."
     return path.rsplit("/", 1)[-1].replace(".fp16.", ".")
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #a0c41a9e
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #ed5fc56b
 _DIFF = "diffusion_pytorch_model.fp16.safetensors|diffusion_pytorch_model.safetensors"
 _HF = "model.fp16.safetensors|model.safetensors"
 _SVD, _ALD = "stabilityai/stable-video-diffusion-img2vid", "cvssp/audioldm2"
@@ -54,7 +55,7 @@ _SVD_PARTS = (
     _svd("feature_extractor", ("preprocessor_config.json",), "how its pictures are prepared"),
     _svd("scheduler", ("scheduler_config.json",), "its noise schedule"))
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #fa4a0b38
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #508153c7
 _TOK = ("tokenizer_config.json", "special_tokens_map.json?", "tokenizer.json?", "vocab.json?", "merges.txt?",
         "spiece.model?")
 def _ald(name, files, why, mb=0): return Part(f"audioldm2/{name}", _ALD, name, files, "audioldm2", why, mb)
@@ -71,7 +72,7 @@ _ALD_PARTS = (
     _ald("tokenizer", _TOK, "words for CLAP"), _ald("tokenizer_2", _TOK, "words for Flan-T5"),
     _ald("feature_extractor", ("preprocessor_config.json",), "CLAP's ears"))
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #104b9f03
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #815445c7
 _CLIP = "open_clip_model.safetensors|open_clip_pytorch_model.safetensors"
 _CLIP_PARTS = (
     Part("clip/ViT-H-14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "", (_CLIP, "open_clip_config.json"), "mit",
@@ -79,7 +80,7 @@ _CLIP_PARTS = (
     Part("clip/ViT-B-16", "timm/vit_base_patch16_clip_224.openai", "", (_CLIP, "open_clip_config.json"), "mit",
          "text and image conditions, small (pretrained tag openai)", 599))
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #c65529d0
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #872df6ff
 PARTS = {p.name: p for p in _SVD_PARTS + _ALD_PARTS + _CLIP_PARTS}
 PROFILES = {
     "toy": (),
@@ -92,12 +93,12 @@ PROFILE_HELP = {
     "codecs": "the least that the joint model needs for real clips: picture codec, sound codec, small CLIP",
     "svd": "Stable Video Diffusion, AudioLDM2 and CLIP ViT-H-14: codecs and pretrained experts"}
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #70ba09fa
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #0bf936ee
 def falls_under(name, beginning):
     "Is a part meant by a name, or by the beginning of a name?"
     return name == beginning or name.startswith(beginning.rstrip("/") + "/")
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #ff27d16a
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #d7bbc510
 def parts_of(profile,     # "toy", "codecs" or "svd"
              only=None    # names of parts or of their beginnings, e.g. ["svd/vae", "audioldm2"]
             ) -> list:    # of Part
@@ -111,7 +112,7 @@ def parts_of(profile,     # "toy", "codecs" or "svd"
             raise AssetError(f"--only {o}: profile {profile} has no such part. It has: {has}.")
     return [p for p in named if not only or any(falls_under(p.name, o) for o in only)]
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #90d32129
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #ae37dede
 def size_text(n          # bytes, or None
              ) -> str:   # "3.05 GB"
     "A size as people say it."
@@ -120,7 +121,7 @@ def size_text(n          # bytes, or None
         if n >= scale: return f"{n/scale:.3g} {unit}"
     return f"{n} bytes"
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #3940c476
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #792979e1
 def licence_lines(parts) -> list:  # of str
     "One line a repository: licence, where to read it, which parts."
     seen = {}
@@ -128,12 +129,12 @@ def licence_lines(parts) -> list:  # of str
     return [f"{repo}: {LICENCES[l][0]}\n    {LICENCES[l][1]}\n    for {', '.join(names)}"
             for (repo, l), names in seen.items()]
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #b3d30470
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #fae49e7e
 def local_file(entry):
     "The one local name of an entry of `Part.files`."
     return local_name(choices(entry)[0])
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #9ddf77d9
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #111859a0
 @dataclass
 class Remote:
     "One file as a hub describes it."
@@ -142,13 +143,13 @@ class Remote:
     sha256: str | None      # of large files
     git: str | None         # git's hash, of small files
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #ca488c74
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #a459ced0
 def git_hash(data  # bytes of a file
             ):     # 40 hex digits
     "The hash that git (and the hub, for small files) gives to a file."
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #efebf67d
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #e36143b0
 def hash_fault(path, remote) -> str|None:
     "What is wrong with a file compared with the hub's description, or None."
     if path.stat().st_size != remote.size: return f"{path.stat().st_size:,} bytes, expected {remote.size:,}"
@@ -157,7 +158,7 @@ def hash_fault(path, remote) -> str|None:
         return None if got == remote.sha256 else f"sha256 {got[:16]}…, expected {remote.sha256[:16]}…"
     if remote.git and git_hash(path.read_bytes()) != remote.git: return f"its git hash is not {remote.git[:16]}…"
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #e12094a1
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #d5907bc3
 def shape_fault(path) -> str|None:
     "What is wrong with a file by its own structure (a truncated safetensors, JSON that is not), or None."
     size = path.stat().st_size
@@ -173,7 +174,14 @@ def shape_fault(path) -> str|None:
     due = 8 + n + max((t["data_offsets"][1] for k, t in head.items() if k != "__metadata__"), default=0)
     return None if size == due else f"{size:,} bytes where its own header says {due:,}"
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #5156ba82
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #d213aaba
+def measured(card) -> str:
+    "The plain numbers of a model's card, by what they were measured on."
+    numbers = lambda m: ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in m.items() if isinstance(v, (int, float)))
+    found = {on: numbers(m) for on, m in card.get("measured", {}).items() if isinstance(m, dict)}
+    return "; ".join(f"{on}: {said}" for on, said in found.items() if said)
+
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #4450aac4
 def toy_lines() -> list:  # of str
     "What the toy profile consists of, and whether it is all there."
     lines = ["Profile toy: nothing to fetch. The toy models are part of the package:"]
@@ -182,5 +190,5 @@ def toy_lines() -> list:  # of str
         there = folder.is_dir() and any(folder.iterdir())
         lines.append(f"  toy:{name:<20} {folder if there else 'missing: run `make toy-assets`, which trains it'}")
         card = load_json(folder/"card.json") if (folder/"card.json").is_file() else {}
-        if card.get("quality"): lines.append(f"      {card['quality']}")
+        if said := measured(card): lines.append(f"      measured on {said}")
     return lines + [f"  licence: {LICENCES['toy'][0]}"]
