@@ -4,7 +4,7 @@
 __all__ = ['tried', 'locked', 'ahead', 'crew', 'CacheReport', 'plan_all', 'cache_window', 'encode_captions', 'build_cache',
            'cache_command', 'CacheSettings', 'Encoders', 'load_encoders', 'load_meta']
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #65b892e3
+# %% ../../nbs/day02_cache/05_cache.ipynb #ea6f7998
 import os, shutil, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +21,10 @@ from .sources import Problem, find_entries, plan
 from .store import Store, load_meta
 from ..settings import load_settings
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #a88b0925
+# %% ../../nbs/day02_cache/05_cache.ipynb #395e85b2
 _all_ = ["CacheSettings", "Encoders", "load_encoders", "load_meta"]
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #b30395fd
+# %% ../../nbs/day02_cache/05_cache.ipynb #9a393772
 def tried(fn, *args):
     "The result, or the error of a clip that is broken; errors of the machine (disk, memory) still raise."
     try: return fn(*args)
@@ -32,7 +32,7 @@ def tried(fn, *args):
         if is_disk_full(e) or isinstance(e, (MemoryError, torch.OutOfMemoryError)): raise
         return e if isinstance(e, (JointDiTError, ValueError)) else MediaError(f"{type(e).__name__}: {e}")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #feaac792
+# %% ../../nbs/day02_cache/05_cache.ipynb #42b1a054
 def _lock(f, kind) -> bool:
     "Lock an open file without waiting; always granted where the system has no such locks."
     try: import fcntl
@@ -42,7 +42,7 @@ def _lock(f, kind) -> bool:
     except OSError: pass
     return True
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #2064308e
+# %% ../../nbs/day02_cache/05_cache.ipynb #259a5aab
 @contextmanager
 def locked(
     root,   # the cache
@@ -57,7 +57,7 @@ def locked(
         _lock(shared, "SH")
         yield
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #b82bc079
+# %% ../../nbs/day02_cache/05_cache.ipynb #095be0af
 def ahead(pool, fn, items, depth=8):
     "Results of `fn` in order, computed up to `depth` ahead in other threads."
     if pool is None:
@@ -69,7 +69,7 @@ def ahead(pool, fn, items, depth=8):
         if len(waiting) > depth: y, f = waiting.popleft(); yield y, f.result()
     while waiting: y, f = waiting.popleft(); yield y, f.result()
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #e5eb812c
+# %% ../../nbs/day02_cache/05_cache.ipynb #0e1436f5
 @contextmanager
 def crew(workers, device):
     "A pool of threads; on a CPU each computes with one core, so that a clip's bytes do not depend on the machine's load."
@@ -82,7 +82,7 @@ def crew(workers, device):
         if pool: pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #1af26247
+# %% ../../nbs/day02_cache/05_cache.ipynb #172201d9
 @dataclass
 class CacheReport:
     "What a run of caching did."
@@ -93,7 +93,7 @@ class CacheReport:
     problems: list = field(default_factory=list)    # of Problem
     seconds: float = 0.
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #47fb8b82
+# %% ../../nbs/day02_cache/05_cache.ipynb #ccc27377
 @patch
 def __str__(self: CacheReport):
     skipped = sum(p.skipped for p in self.problems)
@@ -101,7 +101,7 @@ def __str__(self: CacheReport):
     return (f"{self.split}: {len(self.clips)} clips in the cache ({self.made} encoded{rate}, {self.kept} were there), "
             f"{skipped} skipped, {len(self.problems) - skipped} remarks")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #ab9e828d
+# %% ../../nbs/day02_cache/05_cache.ipynb #ac6bf3d4
 def plan_all(entries, problems, s, split, clock, pool) -> list:
     "The windows of a split: what will be in the cache, before anything is encoded; more problems are added to the list."
     windows = {}
@@ -112,7 +112,7 @@ def plan_all(entries, problems, s, split, clock, pool) -> list:
             windows.setdefault(w.id, w)
     return list(windows.values())
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #0e03f2c6
+# %% ../../nbs/day02_cache/05_cache.ipynb #1246c938
 def cache_window(w, enc: Encoders, s: CacheSettings, store: Store):
     "Read, encode and write one window. Returns None, or the error of a clip that cannot be used."
     media = tried(read_window, w)
@@ -120,7 +120,7 @@ def cache_window(w, enc: Encoders, s: CacheSettings, store: Store):
     try: encode_window(w, media, enc, s, store)
     except MediaError as e: return e
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #94ca80cf
+# %% ../../nbs/day02_cache/05_cache.ipynb #61a6f0cd
 def encode_captions(captions, enc: Encoders, store: Store, pool=None) -> set:
     "Cache the condition of each caption, by itself; returns those that had to be shortened to fit the encoder."
     def one(c):
@@ -131,7 +131,7 @@ def encode_captions(captions, enc: Encoders, store: Store, pool=None) -> set:
     todo = sorted(set(captions))
     return {c for c, cut in progress(ahead(pool, one, todo), f"{store.split}: captions", len(todo)) if cut}
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #c379b2e7
+# %% ../../nbs/day02_cache/05_cache.ipynb #ffbe9134
 def _encode_all(windows, report, enc, s, store, pool) -> CacheReport:
     "Make what is not there yet, then the captions of all clips that are."
     good = {w.id for w in windows if store.finished(w.id, w.key)}
@@ -147,7 +147,7 @@ def _encode_all(windows, report, enc, s, store, pool) -> CacheReport:
     report.clips, report.made = [w.id for w in windows], len(windows) - report.kept
     return report
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #2243cd10
+# %% ../../nbs/day02_cache/05_cache.ipynb #72f17e0f
 def _finish(report, enc, s, store):
     "Write the index and the list of problems. Raises CacheError when nothing usable remains."
     n = len(report.problems)
@@ -157,7 +157,7 @@ def _finish(report, enc, s, store):
     first = report.problems[0] if n else "no clips"
     raise CacheError(f"{s.data_root}: nothing usable in the {store.split} split; {n} problems, the first: {first}")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #5e4deb6f
+# %% ../../nbs/day02_cache/05_cache.ipynb #8d9c2192
 def build_cache(
     settings: CacheSettings,
     split: str = "train",
@@ -176,7 +176,7 @@ def build_cache(
         _finish(report, enc, s, store)
     return report
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #2bf266c7
+# %% ../../nbs/day02_cache/05_cache.ipynb #a6c946bc
 def _say(report, store):
     "Print the first problems, where all of them are, and the report."
     for p in report.problems[:20]: print(f"  {'skipped' if p.skipped else 'remark'}: {p}")
@@ -184,7 +184,7 @@ def _say(report, store):
     if report.problems: print(f"  all of them: {store.problems_path}")
     print(report, flush=True)
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #66d4a83c
+# %% ../../nbs/day02_cache/05_cache.ipynb #902c6104
 def cache_command(
     cfg,                # YAML file
     split: str,

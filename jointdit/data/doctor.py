@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['examine', 'summary', 'show_table', 'Pair', 'decode_pair', 'loudness_curve', 'lag_of', 'draw', 'choose', 'doctor']
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #2db08ba2
+# %% ../../nbs/day02_cache/07_doctor.ipynb #66f00aef
 import html
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from .media import probe, read_clip, write_video, write_wav
 from .store import Store
 from ..timeline import Timeline
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #32145725
+# %% ../../nbs/day02_cache/07_doctor.ipynb #e9d0c3b6
 def _row(store, clip) -> dict:
     "One clip's meta with its seconds, and whether its numbers are sound."
     m = store.get_meta(clip)
@@ -32,13 +32,13 @@ def _row(store, clip) -> dict:
         if not torch.isfinite(x).all(): raise CacheError("its latents are not finite")
     return m | {"seconds": clock.seconds}
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #a305b5ba
+# %% ../../nbs/day02_cache/07_doctor.ipynb #6316de9b
 def _size(store) -> int:
     "Bytes of a split on disk."
     return sum(p.stat().st_size for d in ("video_latents", "audio_latents", "img_clip", "first_frames", "meta")
                for p in (store.root / d / store.split).glob("*") if p.is_file())
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #6ed63b90
+# %% ../../nbs/day02_cache/07_doctor.ipynb #a0e442bf
 def examine(
     cache_dir,
     split: str,
@@ -54,7 +54,7 @@ def examine(
     problems = load_json(store.problems_path) if store.problems_path.is_file() else []
     return {"index": index, "rows": rows, "broken": broken, "left over": left, "problems": problems, "bytes": _size(store)}
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #620bcfbe
+# %% ../../nbs/day02_cache/07_doctor.ipynb #c7b7b431
 def _presence(rows) -> list:
     "How long the clips are, and which streams they have."
     long = sorted(r["seconds"] for r in rows) or [0.]
@@ -64,17 +64,17 @@ def _presence(rows) -> list:
             ("picture and sound", str(kinds[True, True])), ("picture only", str(kinds[True, False])), ("sound only", str(kinds[False, True])),
             ("silent", str(sum(bool(r.get("silent")) for r in rows))), ("loudness", f"{min(loud):.0f} to {max(loud):.0f} dBFS" if loud else "-")]
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #f345ca67
+# %% ../../nbs/day02_cache/07_doctor.ipynb #e5b04114
 def _captions(rows) -> str:
     return f"{sum(bool(r.get('caption')) for r in rows)} clips, {len({c for r in rows for c in r.get('captions') or []})} different"
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #020b7d8e
+# %% ../../nbs/day02_cache/07_doctor.ipynb #b1d67c20
 def _stats(s) -> str:
     "The range of a stream's statistics over its channels."
     if not s: return "-"
     return f"mean {min(s['mean']):.2f} to {max(s['mean']):.2f}, std {min(s['std']):.2f} to {max(s['std']):.2f} over {len(s['mean'])} channels"
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #b0d1e790
+# %% ../../nbs/day02_cache/07_doctor.ipynb #0c1a9114
 def summary(found: dict) -> list:   # of (what, value)
     "The lines of the table for one split."
     rows, stats, problems = found["rows"], found["index"]["statistics"], found["problems"]
@@ -85,7 +85,7 @@ def summary(found: dict) -> list:   # of (what, value)
             ("on disk", f"{found['bytes'] / 1e6:.1f} MB"), ("damaged", str(len(found["broken"]))),
             ("left over", str(len(found["left over"]))), ("skipped", str(skipped)), ("remarks", str(len(problems) - skipped))]
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #ca0ee4cf
+# %% ../../nbs/day02_cache/07_doctor.ipynb #38a9afb5
 def show_table(found: dict, console=None):
     "Print the table of all splits, and every problem with its reason."
     table = Table(title="latent cache")
@@ -98,7 +98,7 @@ def show_table(found: dict, console=None):
         for p in f["problems"][:20]: console.print(f"{split}: {p['where']}: {p['reason']}", style="yellow", markup=False)
         for b in f["broken"][:20]: console.print(f"{split}: damaged: {b}", style="red", markup=False)
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #b29b16fc
+# %% ../../nbs/day02_cache/07_doctor.ipynb #5749f4c0
 @dataclass
 class Pair:
     "A clip as it was and as its latents bring it back."
@@ -110,7 +110,7 @@ class Pair:
     lag: float | None = None        # seconds that the decoded sound is late
     likeness: float | None = None   # correlation of the loudness curves
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #fe6c0f73
+# %% ../../nbs/day02_cache/07_doctor.ipynb #2f270d51
 def _original(m, clock):
     "The same seconds from the source file(s)."
     info = probe(m["source"])
@@ -119,7 +119,7 @@ def _original(m, clock):
     a = read_clip(replace(sound, picture=None), m["start_seconds"], clock, pad=True)[1] if sound.sound else None
     return v, a
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #e3536ebc
+# %% ../../nbs/day02_cache/07_doctor.ipynb #0dbad902
 def decode_pair(store, clip, video, audio) -> Pair:
     "Decode a cached clip, and read its original seconds again if the file is still there."
     m = store.get_meta(clip)
@@ -131,13 +131,13 @@ def decode_pair(store, clip, video, audio) -> Pair:
     pair = Pair(m, clock, (was[0], frames), (was[1], wave))
     return _compared(pair)
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #861ec8d4
+# %% ../../nbs/day02_cache/07_doctor.ipynb #a08f2ff1
 def loudness_curve(wave, rate, hop=0.005):
     "RMS in steps of 5 ms."
     n = round(hop * rate)
     return np.sqrt(np.square(wave[:len(wave) // n * n].reshape(-1, n)).mean(1))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #5d1e0993
+# %% ../../nbs/day02_cache/07_doctor.ipynb #c273c4e9
 def _compared(p: Pair) -> Pair:
     "Fill in how near the decoded clip is to the original."
     (v0, v1), (a0, a1) = p.frames, p.waves
@@ -146,16 +146,16 @@ def _compared(p: Pair) -> Pair:
     if a0 is not None and a1 is not None: p.lag, p.likeness = lag_of(a0, a1, p.clock.sample_rate)
     return p
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #d52677ba
+# %% ../../nbs/day02_cache/07_doctor.ipynb #5331fa12
 def lag_of(was, now, rate, longest=0.25):   # (seconds that `now` is late, correlation there)
     "Where the rises of two loudness curves fit best."
     rise = lambda w: (lambda d: (d - d.mean()) / (d.std() + 1e-9))(np.diff(np.log10(loudness_curve(w, rate) + 1e-3)))
     x, y, most = rise(was), rise(now), round(longest / 0.005)
-    score = {k: float((x[max(0, -k):len(x) - max(0, k)] * y[max(0, k):len(y) - max(0, -k)]).mean()) for k in range(-most, most + 1)}
+    score = {k: float(x[max(0, -k):len(x) - max(0, k)] @ y[max(0, k):len(y) - max(0, -k)]) / len(x) for k in range(-most, most + 1)}
     best = max(score, key=lambda k: (round(score[k], 6), -abs(k)))
     return best * 0.005, score[best]
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #2dc8ea4f
+# %% ../../nbs/day02_cache/07_doctor.ipynb #48acdb99
 def _strip(ax, frames, clock, name):
     "Every second frame at its time."
     ax.set(ylabel=name, yticks=[], xlim=(0, clock.seconds))
@@ -165,7 +165,7 @@ def _strip(ax, frames, clock, name):
         ax.imshow(frames[i], extent=(i / float(clock.fps), (i + step) / float(clock.fps), 0, 1), aspect="auto")
     ax.set(xlim=(0, clock.seconds), ylim=(0, 1))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #37d9b48d
+# %% ../../nbs/day02_cache/07_doctor.ipynb #1afe0637
 def _spectrogram(ax, wave, clock):
     "Loudness by frequency and time."
     if wave is None: ax.text(.5, .5, "no sound", transform=ax.transAxes, ha="center"); return
@@ -173,7 +173,7 @@ def _spectrogram(ax, wave, clock):
                 cmap="magma", vmin=-110, vmax=-20)
     ax.set(ylabel="Hz", xlim=(0, clock.seconds))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #8e621c42
+# %% ../../nbs/day02_cache/07_doctor.ipynb #171e32a1
 def draw(p: Pair) -> Figure:
     "Frames and spectrograms over one time axis: the original above, the decoded below."
     fig = Figure(figsize=(11, 5), layout="constrained")
@@ -184,7 +184,7 @@ def draw(p: Pair) -> Figure:
     axes[-1].set_xlabel("seconds")
     return fig
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #91c3be5e
+# %% ../../nbs/day02_cache/07_doctor.ipynb #4be2ac5a
 def choose(rows, n: int) -> list:   # of ids
     "Clips worth a look: spread over the split, and one of each kind."
     ids = [r["id"] for r in rows]
@@ -193,7 +193,7 @@ def choose(rows, n: int) -> list:   # of ids
     spread = [ids[i] for i in np.linspace(0, len(ids) - 1, min(n, len(ids))).round().astype(int)]
     return sorted(dict.fromkeys([*kinds.values(), *spread]), key=ids.index)[:max(n, len(kinds))] if ids else []
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #ddb9f625
+# %% ../../nbs/day02_cache/07_doctor.ipynb #0d0301a1
 def _players(p: Pair, folder: Path, name: str) -> str:
     "Write the two players of a clip; returns their HTML."
     cells = []
@@ -205,7 +205,7 @@ def _players(p: Pair, folder: Path, name: str) -> str:
         cells.append(f'<figure><{tag} controls loop src="clips/{f.name}"></{tag}><figcaption>{said}</figcaption></figure>')
     return "".join(cells)
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #c0b05131
+# %% ../../nbs/day02_cache/07_doctor.ipynb #673cad3e
 def _card(p: Pair, folder: Path, split: str) -> str:
     "One clip of the page."
     name = f"{split}_{p.meta['id']}"
@@ -218,7 +218,7 @@ def _card(p: Pair, folder: Path, split: str) -> str:
     return (f"<section><h3>{html.escape(p.meta['id'])}</h3><p>{html.escape(p.meta.get('caption') or 'no caption')}</p>"
             f'{_players(p, folder, name)}<img src="clips/{name}.png"><ul>{lines}</ul></section>')
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #77caabc3
+# %% ../../nbs/day02_cache/07_doctor.ipynb #832c4df9
 _STYLE = """body{font:15px/1.5 system-ui;max-width:1000px;margin:2em auto;padding:0 1em;background:#16181d;color:#e6e6e6}
 table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #333;text-align:left}
 section{margin:2em 0;border-top:1px solid #444}figure{display:inline-block;margin:.5em 1em .5em 0}video{width:256px}img{width:100%;background:#fff}
@@ -234,14 +234,14 @@ def _page(found, cards) -> str:
             f"<table><tr><th></th>{head}</tr>{body}</table>" + (f"<h2>Problems</h2><ul>{said}</ul>" if said else "") +
             "<h2>Clips</h2><p>Left what was cached, right what its latents bring back. Click for sound.</p>" + "".join(cards))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #c024873c
+# %% ../../nbs/day02_cache/07_doctor.ipynb #c98e65a7
 def _splits(cache_dir) -> list:
     "The cached splits, train first."
     names = [p.stem.removeprefix("index_") for p in Path(cache_dir).glob("index_*.json")]
     if not names: raise CacheError(f"{cache_dir}: no cache here. Make one with: make cache-train")
     return sorted(names, key=lambda s: (s != "train", s))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #74a24036
+# %% ../../nbs/day02_cache/07_doctor.ipynb #da80b929
 def _encoders(found):
     "The codecs that made this split; a warning when they have changed since."
     settings = found["index"].get("settings")
@@ -251,7 +251,7 @@ def _encoders(found):
         if enc.recipe[k] != found["index"]["recipe"][k]: print(f"warning: the {k.replace('_', ' ')} has changed since; decoded clips will be wrong.")
     return enc
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #b208f595
+# %% ../../nbs/day02_cache/07_doctor.ipynb #4ee0997b
 def doctor(
     cache_dir,                  # made by scripts/data/cache_latents.py
     out="outputs/cache_doctor", # folder, or the .html file in it

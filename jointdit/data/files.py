@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Track', 'MediaInfo', 'opened', 'why', 'probe', 'resize_center_crop', 'read_image']
 
-# %% ../../nbs/day02_cache/00_files.ipynb #9e1b8329
+# %% ../../nbs/day02_cache/00_files.ipynb #bb428d28
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 from ..core import MediaError
 
-# %% ../../nbs/day02_cache/00_files.ipynb #fe881909
+# %% ../../nbs/day02_cache/00_files.ipynb #48606603
 @dataclass(frozen=True)
 class Track:
     "One stream of a file, with the seconds that it truly covers."
@@ -30,7 +30,7 @@ class Track:
     aspect: float = 1.0   # width of a pixel / its height
     channels: int = 0     # of sound
 
-# %% ../../nbs/day02_cache/00_files.ipynb #69c137ee
+# %% ../../nbs/day02_cache/00_files.ipynb #b74e6220
 @dataclass(frozen=True)
 class MediaInfo:
     "What a file holds: at most one picture track and one sound track, by a fixed rule."
@@ -40,7 +40,7 @@ class MediaInfo:
     sound: Track | None
     streams: int            # how many streams there were to choose from
 
-# %% ../../nbs/day02_cache/00_files.ipynb #71c998a9
+# %% ../../nbs/day02_cache/00_files.ipynb #a7732006
 @patch(as_prop=True)
 def has_video(self: MediaInfo) -> bool: return self.picture is not None
 
@@ -58,7 +58,7 @@ def duration(self: MediaInfo) -> float:
     "Seconds until the last track ends."
     return max(t.end for t in (self.picture, self.sound) if t)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #c374e6b7
+# %% ../../nbs/day02_cache/00_files.ipynb #1eaf14b2
 def _pick(container):
     "Picture: not a cover image, default first, then the largest. Sound: default first, then the highest rate."
     def default(s): return bool(s.disposition & av.stream.Disposition.default)
@@ -69,7 +69,7 @@ def _pick(container):
     a = max(sounds, key=lambda s: (default(s), s.rate or 0, -s.index), default=None)
     return v, a
 
-# %% ../../nbs/day02_cache/00_files.ipynb #f3cbdebc
+# %% ../../nbs/day02_cache/00_files.ipynb #e279b996
 def _scan(container, streams):
     "Read the packets without decoding them: stream index -> [first second, last second, count]."
     found = {}
@@ -81,7 +81,7 @@ def _scan(container, streams):
         seen[:3] = min(seen[0], t), max(seen[1], t + seen[3]), seen[2] + 1
     return found
 
-# %% ../../nbs/day02_cache/00_files.ipynb #bc4aa942
+# %% ../../nbs/day02_cache/00_files.ipynb #57c9b869
 def _track(s, seen, origin):
     "A stream and what `_scan` saw of it, as a `Track`."
     declared = float(s.duration * s.time_base + (s.start_time or 0) * s.time_base) if s.duration else 0.
@@ -91,7 +91,7 @@ def _track(s, seen, origin):
                  float((s.average_rate if video else s.rate) or 0), seen[2],
                  s.width if video else 0, s.height if video else 0, aspect or 1., 0 if video else s.channels)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #692f56aa
+# %% ../../nbs/day02_cache/00_files.ipynb #6d5b07e8
 def opened(path):
     "Open a file for reading; every way in which that fails is a `MediaError` that names it."
     path = Path(path)
@@ -106,7 +106,7 @@ def opened(path):
 
 def why(e): return getattr(e, "strerror", None) or str(e)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #9ed9763b
+# %% ../../nbs/day02_cache/00_files.ipynb #0ece0b52
 def _whole(info):
     "Refuse a file whose header promises clearly more than its data holds."
     for t in (info.picture, info.sound):
@@ -114,7 +114,7 @@ def _whole(info):
             raise MediaError(f"{info.path}: cut short: its header promises {t.declared:.2f} s of {t.codec}, "
                              f"its data ends at {t.end:.2f} s. Copy or download it again.")
 
-# %% ../../nbs/day02_cache/00_files.ipynb #ae55e66a
+# %% ../../nbs/day02_cache/00_files.ipynb #c3bd2bf1
 def probe(
     path,               # any file that FFmpeg reads
 ) -> MediaInfo:
@@ -130,7 +130,7 @@ def probe(
     _whole(info)
     return info
 
-# %% ../../nbs/day02_cache/00_files.ipynb #c979615c
+# %% ../../nbs/day02_cache/00_files.ipynb #38df1cd6
 def resize_center_crop(
     frames: np.ndarray,  # (T, H, W, 3) uint8
     height: int,         # pixels wanted
@@ -151,7 +151,7 @@ def _resize(x, height, width):
     x = torch.nn.functional.interpolate(x, (height, width), mode="bilinear", antialias=True)
     return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
-# %% ../../nbs/day02_cache/00_files.ipynb #52633582
+# %% ../../nbs/day02_cache/00_files.ipynb #879eeb6a
 def read_image(
     path,               # PNG, JPEG, ...
     height: int = 0,    # pixels; 0 keeps the file's own

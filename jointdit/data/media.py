@@ -4,7 +4,7 @@
 __all__ = ['TICK', 'write_video', 'write_wav', 'on_display', 'read_frames', 'place', 'read_wave', 'read_clip', 'loudest_db',
            'MediaInfo', 'Track', 'probe', 'read_image', 'resize_center_crop']
 
-# %% ../../nbs/day02_cache/01_media.ipynb #2904e72b
+# %% ../../nbs/day02_cache/01_media.ipynb #c821009d
 import math, os
 from contextlib import contextmanager
 from fractions import Fraction
@@ -20,28 +20,28 @@ from .files import MediaInfo, Track, opened, why, probe, read_image, resize_cent
 
 _all_ = ["MediaInfo", "Track", "probe", "read_image", "resize_center_crop"]
 
-# %% ../../nbs/day02_cache/01_media.ipynb #ab3c8cda
+# %% ../../nbs/day02_cache/01_media.ipynb #13eea8f8
 def _even(frames):
     "Repeat the last row or column of an odd picture: 4:2:0 colour needs even sides."
     return np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
 
-# %% ../../nbs/day02_cache/01_media.ipynb #538422b9
+# %% ../../nbs/day02_cache/01_media.ipynb #0d17c29b
 def _check_frames(path, frames):
     if frames is None or frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         what = "nothing" if frames is None else f"{frames.dtype} {frames.shape}"
         raise MediaError(f"{path}: frames must be uint8 of shape (T, H, W, 3), T >= 1; got {what}.")
 
-# %% ../../nbs/day02_cache/01_media.ipynb #37b85ce1
+# %% ../../nbs/day02_cache/01_media.ipynb #4ad43625
 def _check_wave(path, wave):
     wave = np.asarray(wave.cpu() if isinstance(wave, torch.Tensor) else wave, np.float32)
     if wave.ndim != 1 or not wave.size: raise MediaError(f"{path}: a wave must have shape (samples,); got {wave.shape}.")
     if not np.isfinite(wave).all(): raise MediaError(f"{path}: the wave holds NaN or infinite samples.")
     return wave.clip(-1, 1)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #d13e236d
+# %% ../../nbs/day02_cache/01_media.ipynb #00de813c
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
-# %% ../../nbs/day02_cache/01_media.ipynb #3531ea9b
+# %% ../../nbs/day02_cache/01_media.ipynb #b5902ea3
 def _mux_video(c, s, frames):
     for i, x in enumerate(frames):
         f = av.VideoFrame.from_ndarray(np.ascontiguousarray(x), format="rgb24")
@@ -50,7 +50,7 @@ def _mux_video(c, s, frames):
         c.mux(s.encode(f))
     c.mux(s.encode(None))
 
-# %% ../../nbs/day02_cache/01_media.ipynb #353ca77e
+# %% ../../nbs/day02_cache/01_media.ipynb #c99bddc7
 def _mux_audio(c, s, wave, rate):
     for i in range(0, len(wave), 1024):
         f = av.AudioFrame.from_ndarray(wave[None, i:i + 1024], format="fltp", layout="mono")
@@ -58,7 +58,7 @@ def _mux_audio(c, s, wave, rate):
         c.mux(s.encode(f))
     c.mux(s.encode(None))
 
-# %% ../../nbs/day02_cache/01_media.ipynb #1abb11dc
+# %% ../../nbs/day02_cache/01_media.ipynb #a69e30f1
 def _mux(c, frames, fps, wave, rate, options):
     "Both streams into an open container. No B-frames: then even players that ignore edit lists show the frames on time."
     v = c.add_stream("libx264", rate=fps, options={**options, "bf": "0", "threads": "1"})
@@ -70,7 +70,7 @@ def _mux(c, frames, fps, wave, rate, options):
     _mux_video(c, v, frames)
     if a: _mux_audio(c, a, wave, rate)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #b210750c
+# %% ../../nbs/day02_cache/01_media.ipynb #fede24d6
 @contextmanager
 def _replacing(path):
     "A temporary file that takes the name when it is whole. Errors of the writer become `MediaError`."
@@ -85,7 +85,7 @@ def _replacing(path):
         raise MediaError(f"{path}: cannot be written ({why(e)}).") from e
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #0fd3b695
+# %% ../../nbs/day02_cache/01_media.ipynb #0dd17b4d
 def write_video(
     path,                   # .mp4
     frames: np.ndarray,     # (T, H, W, 3) uint8
@@ -103,7 +103,7 @@ def write_video(
         _mux(c, _even(frames), rate, wave, sample_rate, options)
     return Path(path)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #9de109ae
+# %% ../../nbs/day02_cache/01_media.ipynb #c0048f5d
 def write_wav(path, wave, sample_rate: int = 16000) -> Path:
     "Write (samples,) float32 as a 16-bit WAV."
     import soundfile as sf
@@ -112,7 +112,7 @@ def write_wav(path, wave, sample_rate: int = 16000) -> Path:
     sf.write(str(path), wave, sample_rate, subtype="PCM_16")
     return path
 
-# %% ../../nbs/day02_cache/01_media.ipynb #8b65bf6c
+# %% ../../nbs/day02_cache/01_media.ipynb #15659281
 TICK = 0.002    # seconds: timestamps of some formats are rounded to milliseconds
 
 def on_display(
@@ -126,13 +126,13 @@ def on_display(
         shown = x
     if shown is not None: yield from [shown] * len(times)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #6aca290e
+# %% ../../nbs/day02_cache/01_media.ipynb #fb3a1a08
 def _guarded(frames, path):
     "Pass frames on; a decoding error becomes a `MediaError`."
     try: yield from frames
     except av.FFmpegError as e: raise MediaError(f"{path}: cannot be decoded ({why(e)}): the file is damaged.") from e
 
-# %% ../../nbs/day02_cache/01_media.ipynb #2fa513c1
+# %% ../../nbs/day02_cache/01_media.ipynb #4993ae75
 def _from(info, track, start):
     "Decode from the last key frame before `start`."
     with opened(info.path) as c:
@@ -142,7 +142,7 @@ def _from(info, track, start):
         for f in _guarded(c.decode(s), info.path):
             yield float(f.pts * s.time_base) - info.origin if f.pts is not None else track.start, f
 
-# %% ../../nbs/day02_cache/01_media.ipynb #36f5a28b
+# %% ../../nbs/day02_cache/01_media.ipynb #161d8d94
 def _decode(info, track, start, end):
     "Yield (seconds, frame) of one track from at or before `start` until past `end`; exact in long files, and fast."
     for back in (0., 10., math.inf):
@@ -154,7 +154,7 @@ def _decode(info, track, start, end):
             if t > end: return
         else: return
 
-# %% ../../nbs/day02_cache/01_media.ipynb #9580acd5
+# %% ../../nbs/day02_cache/01_media.ipynb #a9db65a3
 def _rgb(frame, height, width, aspect):
     "One decoded frame, upright, as (height, width, 3) uint8; untagged HD is taken as BT.709, as players do."
     src = "ITU709" if frame.colorspace == 2 and frame.height >= 720 else None
@@ -164,7 +164,7 @@ def _rgb(frame, height, width, aspect):
     if turns % 2: aspect = 1 / aspect
     return resize_center_crop(x[None], height or x.shape[0], width or x.shape[1], aspect)[0]
 
-# %% ../../nbs/day02_cache/01_media.ipynb #7c07648c
+# %% ../../nbs/day02_cache/01_media.ipynb #fe39503d
 def read_frames(
     info: MediaInfo,    # from `probe`
     times,              # seconds at which to look, rising
@@ -179,7 +179,7 @@ def read_frames(
     if not out: raise MediaError(f"{info.path}: no picture could be decoded at {times[0]:.2f} s.")
     return np.stack(out)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #1f7085db
+# %% ../../nbs/day02_cache/01_media.ipynb #a56c0b00
 _WEIGHT = {"LFE": 0., "LFE2": 0., "FC": 1.414, **dict.fromkeys(["FL", "FR"], 1.)}
 
 def _mono(x, names):
@@ -188,7 +188,7 @@ def _mono(x, names):
     if len(names) < 3 or not w.sum() or "FL" not in names: w[:] = 1
     return (w / w.sum()) @ x
 
-# %% ../../nbs/day02_cache/01_media.ipynb #05f96b37
+# %% ../../nbs/day02_cache/01_media.ipynb #8b56ff60
 def _samples(frame):
     "An audio frame of any format as (channels, n) float32 in [-1, 1]."
     x = frame.to_ndarray()
@@ -197,7 +197,7 @@ def _samples(frame):
     n = len(frame.layout.channels)
     return x.astype(np.float32).reshape(-1, n).T if x.shape[0] != n else x.astype(np.float32)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #e7921085
+# %% ../../nbs/day02_cache/01_media.ipynb #0f5028f1
 def place(
     pieces,         # (first sample's place, (n,) samples), in order
     total: int,     # samples wanted
@@ -212,7 +212,7 @@ def place(
         at += len(x)
     return buf
 
-# %% ../../nbs/day02_cache/01_media.ipynb #19a47abf
+# %% ../../nbs/day02_cache/01_media.ipynb #5c6d8ba1
 def _pieces(info, start, end):
     "(seconds, rate, mono samples) of the decoded sound."
     rate = None
@@ -221,7 +221,7 @@ def _pieces(info, start, end):
         rate = f.sample_rate
         yield t, rate, _mono(_samples(f), [ch.name for ch in f.layout.channels])
 
-# %% ../../nbs/day02_cache/01_media.ipynb #ca29aaac
+# %% ../../nbs/day02_cache/01_media.ipynb #64f0fbb1
 def _resample(x, rate, new):
     "Mono float32 from one rate to another with FFmpeg's own resampler, in place in time."
     if rate == new: return x
@@ -230,7 +230,7 @@ def _resample(x, rate, new):
     f.sample_rate = rate
     return np.concatenate([g.to_ndarray()[0] for g in [*r.resample(f), *r.resample(None)]])
 
-# %% ../../nbs/day02_cache/01_media.ipynb #f56cf232
+# %% ../../nbs/day02_cache/01_media.ipynb #36611281
 def read_wave(
     info: MediaInfo,        # from `probe`
     start: float,           # seconds
@@ -248,7 +248,7 @@ def read_wave(
     out = _resample(x, rate, sample_rate)[lead * sample_rate:][:n_samples]
     return np.pad(out, (0, n_samples - len(out)))
 
-# %% ../../nbs/day02_cache/01_media.ipynb #ac13e73e
+# %% ../../nbs/day02_cache/01_media.ipynb #122bd9ea
 def read_clip(
     path,               # file, or a `MediaInfo` of it
     start: float,       # seconds where the clip begins
@@ -265,7 +265,7 @@ def read_clip(
     a = read_wave(info, start, timeline.n_samples, timeline.sample_rate) if info.sound else None
     return v, a
 
-# %% ../../nbs/day02_cache/01_media.ipynb #d908f2ce
+# %% ../../nbs/day02_cache/01_media.ipynb #03213f50
 def loudest_db(
     wave: np.ndarray,       # (samples,) float32
     sample_rate: int = 16000,

@@ -4,7 +4,7 @@
 __all__ = ['MEDIA', 'KEYS', 'SLACK', 'Entry', 'Problem', 'safe_id', 'read_jsonl', 'read_folder', 'split_entries', 'find_entries',
            'spans', 'starts', 'Window', 'plan']
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #ce7af013
+# %% ../../nbs/day02_cache/02_sources.ipynb #c384f21f
 import hashlib
 import json
 import re
@@ -18,7 +18,7 @@ from ..core import CacheError, derive_seed
 from .media import MediaInfo, probe
 from ..timeline import Timeline
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #0923895a
+# %% ../../nbs/day02_cache/02_sources.ipynb #4cfb544d
 @dataclass
 class Entry:
     "What is to be cached: one line of a metadata.jsonl, or one file of a folder."
@@ -32,7 +32,7 @@ class Entry:
     extras: dict = field(default_factory=dict)
     part: str = ""                  # of a folder with one file only: "train" or "val" takes its share of the windows
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #003e0f0d
+# %% ../../nbs/day02_cache/02_sources.ipynb #a9374df5
 @dataclass
 class Problem:
     "Something that a user should know about one clip."
@@ -41,21 +41,21 @@ class Problem:
     reason: str
     skipped: bool = True
     def to_dict(self): return asdict(self)
-    def __str__(self): return f"{self.where}: {self.reason}"
+    def __str__(self): return self.reason if self.reason.startswith(self.where) else f"{self.where}: {self.reason}"
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #063624f2
+# %% ../../nbs/day02_cache/02_sources.ipynb #2ae2e459
 MEDIA = {".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif",
          ".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac", ".opus"}
 KEYS = {"video": ("video", "video_path", "file_name"), "audio": ("audio", "audio_path"), "image": ("image_path", "image")}
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #af73e848
+# %% ../../nbs/day02_cache/02_sources.ipynb #cb7dd281
 def _path(row, kind, folder):
     "The path that a line gives for its video, audio or image, relative to the file that lists it."
     given = next((row.pop(n) for n in KEYS[kind] if row.get(n) is not None), None)
     if given is not None and (not isinstance(given, str) or not given): raise ValueError(f"{kind} must be a path, not {given!r}")
     return folder / given if given else None
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #4594acdc
+# %% ../../nbs/day02_cache/02_sources.ipynb #50ff8814
 def _captions(row) -> list:
     "The main caption and all others, without repeats."
     main, more = row.pop("caption", None), row.pop("captions", None) or []
@@ -63,13 +63,13 @@ def _captions(row) -> list:
     if any(not isinstance(c, str) for c in said if c is not None): raise ValueError(f"captions must be text, found {said!r:.60}")
     return list(dict.fromkeys(c.strip() for c in said if c and c.strip()))
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #cc453f57
+# %% ../../nbs/day02_cache/02_sources.ipynb #3a0fcf7d
 def safe_id(name) -> str:
     "A name that can be a file name: what cannot stay becomes `_`, with a hash so that two names never meet."
     clean = re.sub(r"[^\w.-]+", "_", str(name)).lstrip(".")[:100]
     return clean if clean == str(name) else f"{clean}-{derive_seed('id', str(name)) & 0xffffff:06x}"
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #d284399a
+# %% ../../nbs/day02_cache/02_sources.ipynb #8464b284
 def _entry(row, folder, where) -> Entry:
     "One decoded line of a metadata.jsonl. Raises ValueError in words."
     if not isinstance(row, dict): raise ValueError(f"expected an object {{...}}, found {str(row)[:40]!r}")
@@ -82,7 +82,7 @@ def _entry(row, folder, where) -> Entry:
     events = row.pop("events", None)
     return Entry(safe_id(name), where, **paths, captions=_captions(row), events=events, extras=row)
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #9eb2ebc8
+# %% ../../nbs/day02_cache/02_sources.ipynb #7a7c0204
 def _line(line, folder, where):
     "An `Entry` from one line, or the `Problem` with it."
     try: return _entry(json.loads(line), folder, where)
@@ -90,7 +90,7 @@ def _line(line, folder, where):
     except json.JSONDecodeError as e: return Problem(None, where, f"is not JSON ({e.msg} at column {e.colno})")
     except ValueError as e: return Problem(None, where, str(e))
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #77ffe570
+# %% ../../nbs/day02_cache/02_sources.ipynb #3ad1892c
 def read_jsonl(
     path,       # metadata.jsonl
 ):              # (entries, problems)
@@ -105,7 +105,7 @@ def read_jsonl(
         seen.setdefault(e.id, n)
     return entries, problems
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #73f82d2c
+# %% ../../nbs/day02_cache/02_sources.ipynb #992e31ee
 def _files(folder):
     "Media files below a folder, in a fixed order, but for hidden ones."
     found = (p for p in folder.rglob("*") if p.suffix.lower() in MEDIA and p.is_file())
@@ -117,7 +117,7 @@ def _beside(p):
     said = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
     return [said] if said else []
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #34116e99
+# %% ../../nbs/day02_cache/02_sources.ipynb #2e7cf8c7
 def read_folder(folder) -> list:    # of Entry
     "Every media file below a folder; a text file of the same name beside it is its caption."
     folder = Path(folder)
@@ -126,7 +126,7 @@ def read_folder(folder) -> list:    # of Entry
     names = {p: p.relative_to(folder).as_posix() if n in twice else n for p, n in short.items()}
     return [Entry(safe_id(n.replace("/", "__")), str(p), video=p, captions=_beside(p)) for p, n in names.items()]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #7163b044
+# %% ../../nbs/day02_cache/02_sources.ipynb #5233ca60
 def split_entries(
     entries,            # of one source that is not split yet
     split: str,         # "train" or "val"
@@ -141,7 +141,7 @@ def split_entries(
     if len(val) == len(rank): val.discard(max(rank, key=rank.get))
     return [e for e in entries if e.extras.get("split", "val" if e.id in val else "train") == split]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #eff6970a
+# %% ../../nbs/day02_cache/02_sources.ipynb #6e58ce86
 def find_entries(
     data_root,              # folder with {split}/metadata.jsonl, or metadata.jsonl, or just videos; or a .jsonl file
     split: str,
@@ -159,13 +159,13 @@ def find_entries(
     else: entries, problems = _some(read_folder(root), [], root)
     return split_entries(entries, split, val_fraction), problems
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #2dac798b
+# %% ../../nbs/day02_cache/02_sources.ipynb #ff731ee8
 def _some(entries, problems, where):
     if entries or problems: return entries, problems
     raise CacheError(f"{where}: no clips. Expected a metadata.jsonl with lines like "
                      '{"id": "a", "video": "a.mp4", "caption": "..."}, or video files.')
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #4fc9323d
+# %% ../../nbs/day02_cache/02_sources.ipynb #0a57fb3b
 def spans(picture, sound, shortest):
     "(first second, last second, picture, sound): where both are, or the longer alone when they hardly meet."
     tracks = [t for t in (picture and picture.picture, sound and sound.sound) if t]
@@ -175,7 +175,7 @@ def spans(picture, sound, shortest):
     if v.end - v.start >= min(shortest, a.end - a.start): return v.start, v.end, picture, None
     return a.start, a.end, None, sound
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #07e012aa
+# %% ../../nbs/day02_cache/02_sources.ipynb #2fd2deb5
 SLACK = 0.02    # seconds that may be missing at the end of a window: less than half a frame
 
 def starts(
@@ -191,7 +191,7 @@ def starts(
     if len(own) > most: own = [own[i] for i in np.linspace(0, len(own) - 1, most).round().astype(int)]
     return [(i, i * seconds) for i in own]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #799c348d
+# %% ../../nbs/day02_cache/02_sources.ipynb #f561c0e4
 @dataclass
 class Window:
     "One clip to be: some seconds of an entry."
@@ -203,7 +203,7 @@ class Window:
     sound: MediaInfo | None
     key: str                        # changes when the source, the caption or the cut changes
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #6b460db0
+# %% ../../nbs/day02_cache/02_sources.ipynb #522b6fbe
 def _fingerprint(path) -> list:
     "Size and both ends of a file: enough to see that it was replaced, quick even for a film."
     end = 1 << 20
@@ -214,7 +214,7 @@ def _fingerprint(path) -> list:
         h.update(f.read())
     return [path.name, size, h.hexdigest()]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #b712b45d
+# %% ../../nbs/day02_cache/02_sources.ipynb #ad2c7906
 def _tracks(e: Entry):
     "(file with the picture, file with the sound), each None where there is none. Raises MediaError, ValueError."
     for p in (e.video, e.audio, e.image):
@@ -224,14 +224,14 @@ def _tracks(e: Entry):
     if e.audio and not other.sound: raise ValueError(f"{e.audio} has no sound")
     return info if info and info.picture else None, other if other and other.sound else None
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #3614efca
+# %% ../../nbs/day02_cache/02_sources.ipynb #ae16007d
 def _window(e, s, name, start, clock, picture, sound) -> Window:
     "A window with its key."
     files = [_fingerprint(p) for p in dict.fromkeys((e.video, e.audio, e.image)) if p]
     said = [e.captions, e.events, e.extras, files, start, clock.to_dict(), bool(picture), bool(sound), s.silence, s.silence_db]
     return Window(name, e, start, clock, picture, sound, f"{derive_seed('source', said):016x}")
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #99f6ed5f
+# %% ../../nbs/day02_cache/02_sources.ipynb #26dc1058
 def plan(
     e: Entry,
     s,                  # CacheSettings
