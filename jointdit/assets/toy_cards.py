@@ -4,7 +4,7 @@
 __all__ = ['toy_clips', 'measure_video', 'loudness_error', 'partials', 'pitch_error', 'onset_errors', 'measure_audio',
            'measure_clip', 'measure', 'write_card']
 
-# %% ../../nbs/day01_assets/09_toy_cards.ipynb #1a43ed18
+# %% ../../nbs/day01_assets/09_toy_cards.ipynb #c4959a6d
 import math
 
 import numpy as np
@@ -16,26 +16,26 @@ from .toy_models import FOLDERS
 from .video_codec import VideoCodec, psnr
 from ..core import load_json, save_json
 
-# %% ../../nbs/day01_assets/09_toy_cards.ipynb #5c13ed38
+# %% ../../nbs/day01_assets/09_toy_cards.ipynb #6d1ef43c
 def toy_clips(n, name="card"):
     "n clips of the validation split, every kind of scene in turn."
     from jointdit.toyworld import make_clip, spec
     scenes = sorted(spec())
     return [make_clip(f"{name} {i}", scene=scenes[i % len(scenes)], split="val") for i in range(n)]
 
-# %% ../../nbs/day01_assets/09_toy_cards.ipynb #d7e1a367
+# %% ../../nbs/day01_assets/09_toy_cards.ipynb #fbc051fc
 def measure_video(codec, items):
     "`items`: (name, frames) pairs. Decibels of each round trip, and their mean."
     each = {name: round(psnr(codec.decode(codec.encode(f)), f), 2) for name, f in items}
     return dict(mean_psnr_db=round(float(np.mean(list(each.values()))), 2), psnr_db=each)
 
-# %% ../../nbs/day01_assets/09_toy_cards.ipynb #05d59aa6
+# %% ../../nbs/day01_assets/09_toy_cards.ipynb #4a0672fc
 def loudness_error(y, x):
     "Decibels by which y is louder than x, over the whole clip."
     power = lambda w: 10 * math.log10(float((torch.as_tensor(w).float() ** 2).mean()) + 1e-10)
     return power(y) - power(x)
 
-# %% ../../nbs/day01_assets/09_toy_cards.ipynb #3e5e501f
+# %% ../../nbs/day01_assets/09_toy_cards.ipynb #a83dd1f3
 def partials(wave, n=2048):
     "Of each window (windows,): the strongest partial in Hz, the power, and the partial's share of the power."
     w = torch.as_tensor(wave).float().unfold(0, n, n // 2) * torch.hann_window(n)
@@ -49,7 +49,7 @@ def pitch_error(y, x):
     sounds = (power > max(power.max().item() / 100, 1e-7)) & (share > .25) & (f > 60)
     return (1200 * (g / f).log2().abs())[sounds].nanmedian().item() if sounds.any() else math.nan
 
-# %% ../../nbs/day01_assets/09_toy_cards.ipynb #7ca62b3f
+# %% ../../nbs/day01_assets/09_toy_cards.ipynb #2357294a
 def onset_errors(y, x, times, reach=.08):
     "For each event time (s): how much later y rises than x does, in milliseconds."
     def rise(w, t):
@@ -59,7 +59,7 @@ def onset_errors(y, x, times, reach=.08):
         return (e[lo + 4:hi] - e[lo:max(hi - 4, lo)][:len(e[lo + 4:hi])]).argmax().item()
     return [float(rise(y, t) - rise(x, t)) for t in times if reach < t < len(x) / 16000 - reach]
 
-# %% ../../nbs/day01_assets/09_toy_cards.ipynb #b9ff7d47
+# %% ../../nbs/day01_assets/09_toy_cards.ipynb #e0bdf728
 def measure_audio(codec, items, steps=None):
     "`items`: (name, wave, event times). Errors of each round trip, and medians."
     each = {}
@@ -74,7 +74,7 @@ def measure_audio(codec, items, steps=None):
     middle = lambda k: round(float(np.median([abs(e[k]) for e in each.values() if e[k] is not None] or [math.nan])), 2)
     return dict(median={k: middle(k) for k in ("loudness_db", "pitch_cents", "mel_db", "onset_ms")}, each=each)
 
-# %% ../../nbs/day01_assets/09_toy_cards.ipynb #d7c0775c
+# %% ../../nbs/day01_assets/09_toy_cards.ipynb #1388b088
 def measure_clip(encoder, clips):
     "Share of clips whose middle frame is nearest to their own caption, and the share expected by chance."
     clips = list({c.caption: c for c in clips}.values())
@@ -82,7 +82,7 @@ def measure_clip(encoder, clips):
     hits = (images @ encoder.text([c.caption for c in clips]).pooled.T).argmax(1) == torch.arange(len(clips), device=images.device)
     return dict(captions=len(clips), top1=round(hits.float().mean().item(), 3), chance=round(1 / len(clips), 3))
 
-# %% ../../nbs/day01_assets/09_toy_cards.ipynb #3098aafa
+# %% ../../nbs/day01_assets/09_toy_cards.ipynb #e5e52012
 def measure(name, folder, clips, real=()):
     "Numbers for one model. `real`: (file name, frames, wave) triples."
     if name == "clip": return dict(toy=measure_clip(CLIPCondEncoder("toy-ViT-8", folder), clips))
@@ -95,7 +95,7 @@ def measure(name, folder, clips, real=()):
     sets = dict(toy=[(f"{i} {c.caption}", c.wave, struck(c)) for i, c in enumerate(clips)], real=[(n, w, []) for n, _, w in real if w is not None])
     return {k: measure_audio(codec, v) for k, v in sets.items() if v}
 
-# %% ../../nbs/day01_assets/09_toy_cards.ipynb #92ad9acf
+# %% ../../nbs/day01_assets/09_toy_cards.ipynb #44638fc7
 def write_card(name, out, training, real=(), n=16):
     "Measure one model and write its card.json; what an earlier card says of real clips is kept when none are given."
     folder = out / FOLDERS[name]

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['leaf', 'cloud', 'dead_leaves', 'drift', 'Frames', 'Waves']
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #2dd7c28b
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #18e3302f
 import math
 
 import numpy as np
@@ -13,7 +13,7 @@ from fastcore.basics import patch
 
 from ..core import derive_seed
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #b453691d
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #6177558c
 def leaf(rng, size, scale):
     "One leaf: a filled shape of random place and angle, as a mask and a ramp across it."
     y, x = np.mgrid[:size, :size].astype(np.float32)
@@ -23,7 +23,7 @@ def leaf(rng, size, scale):
     inside = u * u + v * v < scale * scale if rng.random() < .5 else (abs(u) < scale) & (abs(v) < scale)
     return inside, u / scale
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #578ca6d6
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #34f8b542
 def cloud(rng, size):
     "Noise whose spectrum falls as 1 / f^a, as that of photographs does."
     f, g = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
@@ -31,7 +31,7 @@ def cloud(rng, size):
     noise = np.fft.irfft2(power * np.exp(2j * np.pi * rng.random(power.shape)), s=(size, size))
     return (noise / noise.std()).astype(np.float32)
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #5c4b9ace
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #d5ac2b39
 def dead_leaves(
     rng,        # numpy generator
     size=128,   # height and width in pixels
@@ -46,7 +46,7 @@ def dead_leaves(
     img = img * (1 + .3 * rng.normal() * np.linspace(-1, 1, size)[:, None, None])
     return (img.clip(0, 1) * 255).astype(np.uint8)
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #6b3bc0dc
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #4edffbf5
 def drift(canvas, n, rng, size=64):
     "A camera that pans and zooms over a canvas (3, S, S): n frames (n, 3, size, size)."
     S = canvas.shape[-1]
@@ -59,7 +59,7 @@ def drift(canvas, n, rng, size=64):
         out.append(F.interpolate(crop, (size, size), mode="bilinear", antialias=True))
     return torch.cat(out)
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #325262f8
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #87e69728
 class Frames:
     "An endless supply of short shots: half toy clips, half pictures of everything else. Grows while it is used."
     def __init__(self, seed, keep=600):
@@ -71,7 +71,7 @@ class Frames:
         if len(pool) < self.keep: pool.append(item)
         else: pool[self.rng.integers(self.keep)] = item
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #a49ea5d2
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #33a7b6ad
 @patch
 def grow(self: Frames):
     "One more toy clip, two canvases and a procedural shot."
@@ -84,7 +84,7 @@ def grow(self: Frames):
     for _ in range(2): self.put(self.canvases, as_tensor(dead_leaves(self.rng)[None])[0])
     self.put(self.shots, as_tensor(procedural_frames(8, asked % 2**32, clip=8)))
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #c71a54d6
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #6fe3e0e7
 @patch
 def shot(self: Frames, n, toys=.45):
     "n consecutive frames (n, 3, 64, 64) in 0 ... 255, flipped and recoloured at random unless toy."
@@ -99,21 +99,21 @@ def shot(self: Frames, n, toys=.45):
     if self.rng.random() < .5: x = x[:, torch.from_numpy(self.rng.permutation(3))]
     return ((x - 128) * self.rng.uniform(.7, 1.2) + 128 + self.rng.uniform(-30, 30)).clamp(0, 255)
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #6e28af02
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #1a971637
 @patch
 def batch(self: Frames, shots, n, toys=.45):
     "(shots x n, 3, 64, 64) fp32 in [-1, 1]"
     if self.made % 3 or self.rng.random() < .3: self.grow()
     return torch.cat([self.shot(n, toys) for _ in range(shots)]) / 127.5 - 1
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #7a48c6ef
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #e09df064
 class Waves:
     "An endless supply of two-second waves: toy sounds, and noises, voices and glides, at many levels."
     def __init__(self, seed, keep=1500):
         self.rng, self.seed, self.keep, self.made, self.pool = np.random.default_rng(seed), seed, keep, 0, []
         for _ in range(64): self.grow()
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #4a43002b
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #63973e98
 @patch
 def grow(self: Waves):
     from jointdit.toysound import procedural_wave
@@ -125,7 +125,7 @@ def grow(self: Waves):
     if len(self.pool) < self.keep: self.pool.append(item)
     else: self.pool[self.rng.integers(self.keep)] = item
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #f62a4724
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #70a1c0ce
 @patch
 def wave(self: Waves):
     toy, w = self.pool[self.rng.integers(len(self.pool))]
@@ -134,7 +134,7 @@ def wave(self: Waves):
     w = w.roll(int(self.rng.integers(len(w)))) if self.rng.random() < .5 else w
     return (w / w.abs().max().clamp_min(1e-4) * 10 ** self.rng.uniform(-2, 0)).clamp(-1, 1)
 
-# %% ../../nbs/day01_assets/06_toy_data.ipynb #2d229f0b
+# %% ../../nbs/day01_assets/06_toy_data.ipynb #365a89f5
 @patch
 def batch(self: Waves, n):
     "(n, 32000) fp32"

@@ -4,7 +4,7 @@
 __all__ = ['CLIP_CONFIG', 'FOLDERS', 'BUILD', 'build_video', 'still_start', 'build_audio', 'build_vocoder', 'build_clip',
            'save_asset']
 
-# %% ../../nbs/day01_assets/05_toy_models.ipynb #1cd5b0a3
+# %% ../../nbs/day01_assets/05_toy_models.ipynb #0bda8107
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from .audio_codec import MEL_BINS, SAMPLE_RATE
 from ..core import save_json, write_atomic
 
-# %% ../../nbs/day01_assets/05_toy_models.ipynb #8ce8a1ba
+# %% ../../nbs/day01_assets/05_toy_models.ipynb #74cdbc73
 def build_video():
     "The class of SVD's VAE, with 8 latent channels and little else."
     from diffusers import AutoencoderKLTemporalDecoder
@@ -20,13 +20,13 @@ def build_video():
         down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=(32, 64, 96, 96), layers_per_block=1,
         latent_channels=8, sample_size=64, scaling_factor=1., force_upcast=False)
 
-# %% ../../nbs/day01_assets/05_toy_models.ipynb #3ee6a6e1
+# %% ../../nbs/day01_assets/05_toy_models.ipynb #bf3ac14c
 def still_start(model):
     "Temporal kernels begin with their middle tap alone: a shot is decoded as its frames are, until it is learnt better."
     for p in model.parameters():
         if p.ndim == 5 and p.shape[2] == 3: torch.nn.init.zeros_(p[:, :, ::2])
 
-# %% ../../nbs/day01_assets/05_toy_models.ipynb #a6c2fe06
+# %% ../../nbs/day01_assets/05_toy_models.ipynb #f68abe92
 def build_audio():
     "The class of AudioLDM2's VAE: mel in, a quarter of the time and of the frequencies out."
     from diffusers import AutoencoderKL
@@ -40,7 +40,7 @@ def build_audio():
         vae.decoder.conv_out.bias.fill_(-6.)
     return vae
 
-# %% ../../nbs/day01_assets/05_toy_models.ipynb #ee8d8bdc
+# %% ../../nbs/day01_assets/05_toy_models.ipynb #ef765897
 def build_vocoder():
     "AudioLDM2's vocoder, narrower, with two kernel sizes a stage."
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
@@ -49,7 +49,7 @@ def build_vocoder():
         upsample_kernel_sizes=[16, 16, 8, 4, 4], resblock_kernel_sizes=[3, 7],
         resblock_dilation_sizes=[[1, 3, 5]] * 2, normalize_before=True, polish_steps=32))
 
-# %% ../../nbs/day01_assets/05_toy_models.ipynb #9cf48ebc
+# %% ../../nbs/day01_assets/05_toy_models.ipynb #f2294583
 CLIP_CONFIG = dict(
     model_cfg=dict(embed_dim=64, vision_cfg=dict(image_size=64, layers=4, width=96, head_width=32, patch_size=8),
                    text_cfg=dict(context_length=24, vocab_size=49408, width=64, heads=4, layers=3)),
@@ -60,11 +60,11 @@ def build_clip():
     from open_clip.model import CLIP
     return CLIP(**CLIP_CONFIG["model_cfg"])
 
-# %% ../../nbs/day01_assets/05_toy_models.ipynb #7dc83daf
+# %% ../../nbs/day01_assets/05_toy_models.ipynb #315f26cb
 FOLDERS = dict(video="svd/vae", audio="audioldm2/vae", vocoder="audioldm2/vocoder", clip="clip")
 BUILD = dict(video=build_video, audio=build_audio, vocoder=build_vocoder, clip=build_clip)
 
-# %% ../../nbs/day01_assets/05_toy_models.ipynb #6a2492b0
+# %% ../../nbs/day01_assets/05_toy_models.ipynb #88ff5173
 def save_asset(
     name,     # "video", "audio", "vocoder" or "clip"
     model,    # fp32 module of BUILD[name]

@@ -4,7 +4,7 @@
 __all__ = ['TASKS', 'patches', 'linear_codec', 'linear_encode', 'picture_loss', 'VideoTask', 'kl', 'AudioTask', 'VocoderTask',
            'ClipTask']
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #c0da5056
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #f6e7b4e8
 import math
 from pathlib import Path
 
@@ -19,13 +19,13 @@ from .toy_models import build_audio
 from .toy_vocoder import spectral_loss
 from ..core import derive_seed, write_atomic
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #4246162f
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #4d870314
 def patches(x):
     "Pictures (B, 3, H, W) as rows of 8 x 8 patches (B H/8 W/8, 192)."
     b, _, h, w = x.shape
     return x.reshape(b, 3, h // 8, 8, w // 8, 8).permute(0, 2, 4, 1, 3, 5).reshape(-1, 192)
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #6f99512b
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #4a79ebba
 def linear_codec(x, channels=8):
     "The best linear codec for these pictures: principal components of patches, each scaled to variance 1."
     rows = patches(x)
@@ -33,20 +33,20 @@ def linear_codec(x, channels=8):
     std = s[:channels] / len(rows) ** .5
     return dict(mean=rows.mean(0), basis=v[:channels].T.contiguous(), std=std.clamp_min(std[0] * .05))
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #edd5c1db
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #55fad55c
 def linear_encode(codec, x):
     "Pictures (B, 3, H, W) to (B, 8, H/8, W/8)."
     z = (patches(x) - codec["mean"]) @ codec["basis"] / codec["std"]
     return z.reshape(len(x), x.shape[2] // 8, x.shape[3] // 8, -1).permute(0, 3, 1, 2).contiguous()
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #75cbcf57
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #1ec54314
 def picture_loss(y, x):
     "Absolute and squared error, and the error of neighbouring differences, which keeps edges sharp."
     e = y.float() - x
     grad = (e.diff(dim=-1).abs().mean() + e.diff(dim=-2).abs().mean()) / 2
     return e.abs().mean() + 2 * (e ** 2).mean() + .5 * grad, -10 * math.log10(float((e.detach() ** 2).mean()) / 4)
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #7f889f11
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #95ceb69e
 class VideoTask:
     "Small crops with the linear codec as a teacher, then single frames, then shots for the temporal layers."
     lr = (1e-2, 2e-3)
@@ -57,7 +57,7 @@ class VideoTask:
             write_atomic(file, lambda p: torch.save(teacher, p))
         self.teacher = torch.load(file, weights_only=True)
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #366a7fce
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #edce50a1
 @patch
 def lesson(self: VideoTask, model):
     "Encoder and decoder each learn from the linear codec: neither waits for the other."
@@ -72,12 +72,12 @@ def lesson(self: VideoTask, model):
     off = ((post.mean.float() - z) ** 2).mean()
     return loss + .5 * off + .01 * (post.logvar.float() + 5).pow(2).mean(), dict(psnr=psnr, off=off.item())
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #f4d4f6b6
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #96627533
 def kl(posterior):
     "Mean over latents of the divergence from a unit normal, in nats."
     return .5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #58d03a7c
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #ad61d947
 @patch
 def __call__(self: VideoTask, model, done):
     if done < .22: return self.lesson(model)
@@ -89,13 +89,13 @@ def __call__(self: VideoTask, model, done):
     loss, psnr = picture_loss(y, x)
     return loss + 1e-4 * kl(post), dict(psnr=psnr, kl=kl(post).item())
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #102f6363
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #1da3622f
 class AudioTask:
     "Log-mel in, log-mel out, in nats."
     lr = (1e-2, 2e-3)
     def __init__(self, seed, work): self.data = Waves(seed)
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #01a1ebd4
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #03dc7c2f
 @patch
 def __call__(self: AudioTask, model, done):
     waves = self.data.batch(4)
@@ -109,7 +109,7 @@ def __call__(self: AudioTask, model, done):
     loss = ((e.abs() + .5 * e ** 2 / (1 + e.abs())) * loud).mean() + 5e-3 * kl(post)
     return loss, dict(nats=e.abs().mean().item(), kl=kl(post).item())
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #1bbd7ede
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #6a58595a
 class VocoderTask:
     "Log-mel in, a wave with the same spectra out; in the second half from the VAE's own log-mel."
     lr = (1e-3, 3e-4)
@@ -119,7 +119,7 @@ class VocoderTask:
             self.vae = build_audio().requires_grad_(False)
             self.vae.load_state_dict(torch.load(path, weights_only=True)["ema"])
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #f4c83242
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #9f381a34
 @patch
 def __call__(self: VocoderTask, model, done):
     waves, n = self.data.batch(6), 64
@@ -134,7 +134,7 @@ def __call__(self: VocoderTask, model, done):
     loss = spectral_loss(y, x) + .03 * dm
     return loss, dict(mel=dm.item())
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #3edc8b83
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #1fb11bba
 class ClipTask:
     "Captions against frames, contrastively: each frame must find a caption of its own among those of the batch."
     lr = (1e-2, 2e-3)
@@ -144,7 +144,7 @@ class ClipTask:
         self.tokenizer = open_clip.SimpleTokenizer(context_length=24)
         for _ in range(first): self.grow()
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #a0af8f8b
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #5afd8039
 @patch
 def grow(self: ClipTask):
     from jointdit.toyworld import make_clip
@@ -154,7 +154,7 @@ def grow(self: ClipTask):
     if len(self.pool) < 2500: self.pool.append(item)
     else: self.pool[self.rng.integers(2500)] = item
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #cec3b182
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #14ae94bc
 @patch
 def __call__(self: ClipTask, model, done):
     if len(self.pool) < 2500 or self.rng.random() < .2:
@@ -171,5 +171,5 @@ def __call__(self: ClipTask, model, done):
 
 TASKS = dict(video=VideoTask, audio=AudioTask, vocoder=VocoderTask, clip=ClipTask)
 
-# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #fb6a860a
+# %% ../../nbs/day01_assets/08_toy_tasks.ipynb #35def7a3
 TASKS = dict(video=VideoTask, audio=AudioTask, vocoder=VocoderTask, clip=ClipTask)

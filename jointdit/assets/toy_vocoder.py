@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['KNOTS', 'spectra', 'spectral_loss', 'hinges', 'tones', 'pairs', 'unpack', 'scatter', 'speaking_start']
 
-# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #00bdec16
+# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #c6ae0d9d
 import math
 
 import torch
@@ -11,12 +11,12 @@ import torch.nn.functional as F
 
 from .audio_codec import HOP, log_mel
 
-# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #982b0300
+# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #95b2cb28
 def spectra(wave, n_fft):
     "Magnitudes (B, bins, frames) at one resolution."
     return torch.stft(wave, n_fft, n_fft // 4, window=torch.hann_window(n_fft), return_complex=True).abs()
 
-# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #64aab9fa
+# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #97254980
 def spectral_loss(y, x):
     "Distance of two waves (B, samples) that ignores phase, at five window lengths. Loud places count most: else silence wins."
     total = 0.
@@ -27,7 +27,7 @@ def spectral_loss(y, x):
         total = total + (((a + e).log() - (b + e).log()).abs() * weight).mean() / weight.mean()
     return total / 5
 
-# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #423f93ca
+# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #712017b7
 KNOTS = (-4.5, -.5, 1., 2.5)  # log-mel values between which exp is drawn as straight lines
 
 def hinges():
@@ -37,7 +37,7 @@ def hinges():
     c = torch.diff(slopes) / .9
     return c, -(c * .1 * (-8. - k)).sum()
 
-# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #e3c1a6d4
+# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #9ef66624
 def tones(taps=16, step=32):
     "Harmonics of 100 Hz, faded in and out over a mel frame on either side: (79, 32 samples, 16 taps), and their log-mel."
     k = torch.arange(1, 80)[:, None]
@@ -47,7 +47,7 @@ def tones(taps=16, step=32):
     grain = torch.cos(2 * math.pi * k * n / HOP + phase) * (1 - n.abs() / HOP).clamp_min(0)
     return grain.reshape(79, taps, step).transpose(1, 2), log_mel(steady, 24)[:, 12].exp()
 
-# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #e06b9256
+# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #81555763
 def pairs(weight, signal):
     "Write a linear map (in, out, taps) between signals that are carried as (s, -s), which leaky_relu cannot hurt."
     i, o, _ = signal.shape
@@ -56,14 +56,14 @@ def pairs(weight, signal):
     both = sign[:, None] * sign / 1.1
     weight[:2 * i, :2 * o] = torch.einsum("iot,pq->ipoqt", signal, both).reshape(2 * i, 2 * o, -1)
 
-# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #82d3054f
+# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #2c81aac9
 def unpack(n, stride, taps):
     "The map that turns n signals into n / stride signals at `stride` times the rate: samples that lay side by side in channels."
     m = torch.zeros(n, n // stride, taps)
     for s in range(n): m[s, s % (n // stride), (taps - stride) // 2 + s // (n // stride)] = 1
     return m
 
-# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #3463cd1d
+# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #40691662
 @torch.no_grad()
 def scatter(model):
     "Random weights that keep the size of signals; zeros where a residual branch or the network ends."
@@ -71,7 +71,7 @@ def scatter(model):
         fan = p[0].numel() if "upsampler" not in n else 4 * p.shape[0]
         torch.nn.init.normal_(p, std=0. if p.ndim < 2 or "convs2" in n or "conv_post" in n else fan ** -.5)
 
-# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #cc9c3de3
+# %% ../../nbs/day01_assets/07_toy_vocoder.ipynb #d4014c57
 @torch.no_grad()
 def speaking_start(model):
     "Weights with which the vocoder already sings each log-mel on harmonics of 100 Hz; training goes on from there."
