@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['MINUTES', 'orthogonal', 'Muon', 'optimisers', 'Run', 'ramp', 'advance', 'fit', 'train_toy_assets', 'report']
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #e17eb889
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #347d3a16
 import math, time
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .toy_tasks import TASKS
 from .toy_vocoder import speaking_start
 from ..core import AssetError, derive_seed, toy_path, write_atomic
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #7ce7cad7
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #f8ea1d9f
 @torch.no_grad()
 def orthogonal(
     g,  # (rows, columns) an update
@@ -30,7 +30,7 @@ def orthogonal(
         x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
     return (x.T if tall else x).float()
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #e9a1d05d
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #11187dd1
 class Muon(torch.optim.Optimizer):
     "Momentum, made orthogonal: on our video codec a step of it was worth one and a half of Adam."
     def __init__(self, params, lr, momentum=.95): super().__init__(params, dict(lr=lr, momentum=momentum))
@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
                 u = p.grad.lerp(m, group["momentum"]).flatten(1)
                 p.add_(orthogonal(u).view_as(p), alpha=-group["lr"] * max(1, u.shape[0] / u.shape[1]) ** .5)
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #39459513
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #548839c2
 def optimisers(model, muon_lr, adam_lr):
     "Muon for inner matrices and kernels, AdamW for the ends, gains, biases and tables."
     ends = ("conv_in", "conv_out", "quant", "embedding", "conv_pre", "conv_post", "conv1", "proj", "logit")
@@ -52,7 +52,7 @@ def optimisers(model, muon_lr, adam_lr):
     split = [[p for n, p in model.named_parameters() if inner(n, p) == want] for want in (True, False)]
     return [Muon(split[0], muon_lr), torch.optim.AdamW(split[1], adam_lr, betas=(.9, .99), weight_decay=0.)]
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #d5cdca33
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #2bc9a7c4
 class Run:
     "One model's training: resumable, and useful at any moment."
     def __init__(self, name, work, minutes, seed=0):
@@ -68,7 +68,7 @@ class Run:
         self.task = TASKS[name](derive_seed(name, seed, self.step), work)
         torch.manual_seed(derive_seed("toy assets", name, seed, self.step))
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #2c230562
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #77302381
 @patch
 def save(self: Run, out):
     state = dict(model=self.model.state_dict(), opts=[o.state_dict() for o in self.opts], ema=self.ema,
@@ -76,7 +76,7 @@ def save(self: Run, out):
     write_atomic(self.file, lambda p: torch.save(state, p))
     return save_asset(self.name, self.smooth(), out)
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #faf82192
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #d1fd270e
 @patch
 def load(self: Run):
     s = torch.load(self.file, weights_only=True)
@@ -84,7 +84,7 @@ def load(self: Run):
     for o, state in zip(self.opts, s["opts"]): o.load_state_dict(state)
     self.ema, self.step, self.seconds, self.log = s["ema"], s["step"], s["seconds"], s["log"]
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #c699769e
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #46492b35
 @patch
 def smooth(self: Run):
     "The model with the moving average of its weights."
@@ -92,12 +92,12 @@ def smooth(self: Run):
     m.load_state_dict(self.ema)
     return m.eval()
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #2d435ac9
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #f1020479
 def ramp(done, step):
     "Learning rate over time spent: a short warm-up, a plateau, a long way down."
     return min(1., (step + 1) / 30) * min(1., max(0.02, (1 - done) / .6))
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #cd9b9341
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #236622ab
 def advance(run):
     "One step of the task: gradient, clip, both optimisers, moving average."
     done = run.seconds / run.total
@@ -117,7 +117,7 @@ def advance(run):
     run.step += 1
     return dict(loss=loss.item(), **seen)
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #f72bba60
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #7714f8bb
 def fit(run, out, save_every=180, say=print):
     "Train until the minutes are used; save every few minutes and at the end, also when interrupted."
     last = saved = time.perf_counter()
@@ -137,10 +137,10 @@ def fit(run, out, save_every=180, say=print):
                 saved = now
     finally: run.save(out)
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #1f28df4d
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #542a6348
 MINUTES = dict(video=70., audio=12., vocoder=17., clip=8.5)
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #2fe756a8
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #1e7cfb02
 def train_toy_assets(
     out=None,      # where the model folders go; default: inside the package
     only=None,     # some of video, audio, vocoder, clip; default: all, in an order that works
@@ -160,7 +160,7 @@ def train_toy_assets(
         fit(run, out)
         if cards: write_card(name, out, report(run, seed), real)
 
-# %% ../../nbs/day01_assets/10_toy_train.ipynb #4413f84b
+# %% ../../nbs/day01_assets/10_toy_train.ipynb #64881f56
 def report(run, seed):
     "What a card says of the training."
     return dict(command=f"python scripts/assets/make_toy_assets.py --only {run.name} --minutes {run.total / 60:g} --seed {seed}",
