@@ -54,7 +54,7 @@ toy-data: $(STAMP) ## write toy clips (MP4 with sound) to data/toy
 assets: $(STAMP) ## fetch pretrained weights: make assets PROFILE=svd
 	@$(PY) scripts/assets/fetch_assets.py --profile $(PROFILE)
 
-toy-assets: $(STAMP) ## retrain the shipped toy codecs and toy CLIP (about 75 minutes on 2 cores)
+toy-assets: $(STAMP) ## retrain the shipped toy codecs and toy CLIP (about 107 minutes)
 	@$(PY) scripts/assets/make_toy_assets.py
 
 cache-train: $(STAMP) ## encode the training clips into data/cache

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['tried', 'locked', 'ahead', 'crew', 'CacheReport', 'plan_all', 'cache_window', 'encode_captions', 'build_cache',
-           'cache_command', 'CacheSettings', 'Encoders', 'load_encoders', 'load_meta']
+           'write_toy_clips', 'cache_command', 'CacheSettings', 'Encoders', 'load_encoders', 'load_meta']
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #ea6f7998
+# %% ../../nbs/day02_cache/05_cache.ipynb #85d65bba
 import os, shutil, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +16,18 @@ import torch
 from fastcore.basics import patch
 
 from ..core import CacheError, JointDiTError, MediaError, SettingsError, is_disk_full, progress, save_json
-from .encode import CacheSettings, Encoders, check_recipe, encode_window, load_encoders, read_window, shortened
+from .encode import (CacheSettings, Encoders, check_recipe, encode_window, load_encoders, read_window,
+                                  shortened)
+from .media import write_video
 from .sources import Problem, find_entries, plan
 from .store import Store, load_meta
 from ..settings import load_settings
+from ..toyworld import write_dataset
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #395e85b2
+# %% ../../nbs/day02_cache/05_cache.ipynb #73b96699
 _all_ = ["CacheSettings", "Encoders", "load_encoders", "load_meta"]
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #9a393772
+# %% ../../nbs/day02_cache/05_cache.ipynb #2e29e84a
 def tried(fn, *args):
     "The result, or the error of a clip that is broken; errors of the machine (disk, memory) still raise."
     try: return fn(*args)
@@ -32,7 +35,7 @@ def tried(fn, *args):
         if is_disk_full(e) or isinstance(e, (MemoryError, torch.OutOfMemoryError)): raise
         return e if isinstance(e, (JointDiTError, ValueError)) else MediaError(f"{type(e).__name__}: {e}")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #42b1a054
+# %% ../../nbs/day02_cache/05_cache.ipynb #358e6336
 def _lock(f, kind) -> bool:
     "Lock an open file without waiting; always granted where the system has no such locks."
     try: import fcntl
@@ -42,7 +45,7 @@ def _lock(f, kind) -> bool:
     except OSError: pass
     return True
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #259a5aab
+# %% ../../nbs/day02_cache/05_cache.ipynb #7e94810b
 @contextmanager
 def locked(
     root,   # the cache
@@ -51,13 +54,14 @@ def locked(
     "One process a split; what a killed one left half-written is swept away. Raises CacheError."
     Path(root).mkdir(parents=True, exist_ok=True)
     with open(Path(root) / f".lock_{split}", "w") as own, open(Path(root) / ".lock", "w") as shared:
-        if not _lock(own, "EX"): raise CacheError(f"{root}: another process is caching the {split} split. Wait for it, or stop it.")
+        if not _lock(own, "EX"):
+            raise CacheError(f"{root}: another process is caching the {split} split. Wait for it, or stop it.")
         if _lock(shared, "EX"):
             for left in Path(root).rglob(".tmp-*"): shutil.rmtree(left, ignore_errors=True)
         _lock(shared, "SH")
         yield
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #095be0af
+# %% ../../nbs/day02_cache/05_cache.ipynb #2e4fdb17
 def ahead(pool, fn, items, depth=8):
     "Results of `fn` in order, computed up to `depth` ahead in other threads."
     if pool is None:
@@ -69,10 +73,10 @@ def ahead(pool, fn, items, depth=8):
         if len(waiting) > depth: y, f = waiting.popleft(); yield y, f.result()
     while waiting: y, f = waiting.popleft(); yield y, f.result()
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #0e1436f5
+# %% ../../nbs/day02_cache/05_cache.ipynb #5e6ca8eb
 @contextmanager
 def crew(workers, device):
-    "A pool of threads; on a CPU each computes with one core, so that a clip's bytes do not depend on the machine's load."
+    "A pool of threads; on a CPU each computes with one core, so a clip's bytes do not depend on the load."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers, before = min(8, cores) if workers is None else workers, torch.get_num_threads()
     pool = ThreadPoolExecutor(workers) if workers else None
@@ -82,7 +86,7 @@ def crew(workers, device):
         if pool: pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #172201d9
+# %% ../../nbs/day02_cache/05_cache.ipynb #4246fa70
 @dataclass
 class CacheReport:
     "What a run of caching did."
@@ -93,7 +97,7 @@ class CacheReport:
     problems: list = field(default_factory=list)    # of Problem
     seconds: float = 0.
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #ccc27377
+# %% ../../nbs/day02_cache/05_cache.ipynb #adc57358
 @patch
 def __str__(self: CacheReport):
     skipped = sum(p.skipped for p in self.problems)
@@ -101,18 +105,19 @@ def __str__(self: CacheReport):
     return (f"{self.split}: {len(self.clips)} clips in the cache ({self.made} encoded{rate}, {self.kept} were there), "
             f"{skipped} skipped, {len(self.problems) - skipped} remarks")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #ac6bf3d4
+# %% ../../nbs/day02_cache/05_cache.ipynb #e7e4b345
 def plan_all(entries, problems, s, split, clock, pool) -> list:
-    "The windows of a split: what will be in the cache, before anything is encoded; more problems are added to the list."
+    "The windows of a split, before anything is encoded; more problems are added to the list."
     windows = {}
-    for e, found in progress(ahead(pool, lambda e: tried(plan, e, s, clock), entries), f"{split}: looking", len(entries)):
+    for e, found in progress(ahead(pool, lambda e: tried(plan, e, s, clock), entries), f"{split}: looking",
+                             len(entries)):
         if isinstance(found, Exception): problems.append(Problem(e.id, e.where, str(found))); continue
         for w in found:
             if w.id in windows: problems.append(Problem(w.id, e.where, f"id {w.id!r} is already taken"))
             windows.setdefault(w.id, w)
     return list(windows.values())
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #1246c938
+# %% ../../nbs/day02_cache/05_cache.ipynb #80147cd0
 def cache_window(w, enc: Encoders, s: CacheSettings, store: Store):
     "Read, encode and write one window. Returns None, or the error of a clip that cannot be used."
     media = tried(read_window, w)
@@ -120,7 +125,7 @@ def cache_window(w, enc: Encoders, s: CacheSettings, store: Store):
     try: encode_window(w, media, enc, s, store)
     except MediaError as e: return e
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #61a6f0cd
+# %% ../../nbs/day02_cache/05_cache.ipynb #92cd5f1b
 def encode_captions(captions, enc: Encoders, store: Store, pool=None) -> set:
     "Cache the condition of each caption, by itself; returns those that had to be shortened to fit the encoder."
     def one(c):
@@ -131,23 +136,25 @@ def encode_captions(captions, enc: Encoders, store: Store, pool=None) -> set:
     todo = sorted(set(captions))
     return {c for c, cut in progress(ahead(pool, one, todo), f"{store.split}: captions", len(todo)) if cut}
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #ffbe9134
+# %% ../../nbs/day02_cache/05_cache.ipynb #8ea2f2af
 def _encode_all(windows, report, enc, s, store, pool) -> CacheReport:
     "Make what is not there yet, then the captions of all clips that are."
     good = {w.id for w in windows if store.finished(w.id, w.key)}
     todo = [w for w in windows if w.id not in good]
     report.kept = len(good)
-    for w, error in progress(ahead(pool, lambda w: cache_window(w, enc, s, store), todo), f"{store.split}: encoding", len(todo)):
+    for w, error in progress(ahead(pool, lambda w: cache_window(w, enc, s, store), todo), f"{store.split}: encoding",
+                             len(todo)):
         if error is None: good.add(w.id)
         else: report.problems.append(Problem(w.id, w.entry.where, str(error)))
     windows = [w for w in windows if w.id in good]
     cut = encode_captions([c for w in windows for c in w.entry.captions], enc, store, pool)
-    report.problems += [Problem(w.id, w.entry.where, f"caption is too long for CLIP and was cut: {c[:50]!r}...", skipped=False)
+    report.problems += [Problem(w.id, w.entry.where, f"caption is too long for CLIP and was cut: {c[:50]!r}...",
+                                skipped=False)
                         for w in windows for c in w.entry.captions if c in cut]
     report.clips, report.made = [w.id for w in windows], len(windows) - report.kept
     return report
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #72f17e0f
+# %% ../../nbs/day02_cache/05_cache.ipynb #74acf4c5
 def _finish(report, enc, s, store):
     "Write the index and the list of problems. Raises CacheError when nothing usable remains."
     n = len(report.problems)
@@ -157,7 +164,7 @@ def _finish(report, enc, s, store):
     first = report.problems[0] if n else "no clips"
     raise CacheError(f"{s.data_root}: nothing usable in the {store.split} split; {n} problems, the first: {first}")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #8d9c2192
+# %% ../../nbs/day02_cache/05_cache.ipynb #ea0a8ba6
 def build_cache(
     settings: CacheSettings,
     split: str = "train",
@@ -176,7 +183,7 @@ def build_cache(
         _finish(report, enc, s, store)
     return report
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #a6c946bc
+# %% ../../nbs/day02_cache/05_cache.ipynb #b0d99ee1
 def _say(report, store):
     "Print the first problems, where all of them are, and the report."
     for p in report.problems[:20]: print(f"  {'skipped' if p.skipped else 'remark'}: {p}")
@@ -184,7 +191,13 @@ def _say(report, store):
     if report.problems: print(f"  all of them: {store.problems_path}")
     print(report, flush=True)
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #902c6104
+# %% ../../nbs/day02_cache/05_cache.ipynb #20e765ba
+def write_toy_clips(s: CacheSettings):
+    "The toy world's clips at `data_root`, a twelfth as many held out."
+    print(f"{s.data_root} is not there: writing {s.toy_clips} toy clips first", flush=True)
+    write_dataset(s.data_root, s.toy_clips, -(-s.toy_clips // 12), write_video=write_video, workers=os.cpu_count() or 1)
+
+# %% ../../nbs/day02_cache/05_cache.ipynb #962dbe98
 def cache_command(
     cfg,                # YAML file
     split: str,
@@ -197,6 +210,7 @@ def cache_command(
     loaded = load_settings(CacheSettings, cfg, overrides=overrides | dict(t.split("=", 1) for t in more))
     print(loaded.table(), *loaded.warnings, sep="\n", flush=True)
     loaded.save(Path(loaded.settings.cache_dir) / f"settings_{split}.yaml")
+    if loaded.settings.toy_clips and not Path(loaded.settings.data_root).exists(): write_toy_clips(loaded.settings)
     report = build_cache(loaded.settings, split)
     _say(report, Store(loaded.settings.cache_dir, split))
     return report

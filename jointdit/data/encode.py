@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CacheClip', 'CacheSettings', 'Encoders', 'load_encoders', 'check_recipe', 'read_window', 'encode_window', 'shortened']
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #57737f05
+# %% ../../nbs/day02_cache/04_encode.ipynb #7d0d765a
 import io, json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +19,22 @@ from .store import Store
 from ..settings import Runtime, Strict, resolve_device, resolve_dtype
 from ..timeline import Timeline, as_fps
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #7878f56f
+# %% ../../nbs/day02_cache/04_encode.ipynb #083b7169
 class CacheClip(ClipSettings):
     "The `clip:` block, with both spellings of its two names."
-    variant: str = Field(TOY_CLIP[0], validation_alias=AliasChoices("variant", "model"), description="open_clip architecture, with dashes: ViT-B-16; alias: model")
-    pretrained: str = Field(TOY_CLIP[1], validation_alias=AliasChoices("pretrained", "model_path"), description="open_clip tag, or local folder or file; alias: model_path")
+    variant: str = Field(TOY_CLIP[0], validation_alias=AliasChoices("variant", "model"),
+                         description="open_clip architecture, with dashes: ViT-B-16; alias: model")
+    pretrained: str = Field(TOY_CLIP[1], validation_alias=AliasChoices("pretrained", "model_path"),
+                            description="open_clip tag, or local folder or file; alias: model_path")
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #88f20c79
+# %% ../../nbs/day02_cache/04_encode.ipynb #05aa801b
 class CacheSettings(Strict):
     "configs/day02_cache.yaml: which clips, cut how, encoded by what, kept where."
-    data_root: str = Field("data/toy", description="folder with {split}/metadata.jsonl, or one metadata.jsonl, or just videos; or a .jsonl file")
+    data_root: str = Field("data/toy", description="{split}/metadata.jsonl, one metadata.jsonl, or just videos in it")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of clips for val when the source is not split")
     cache_dir: str = Field("data/cache", description="where the latents go")
-    seconds: float = Field(2.0, gt=0, le=600, description="longest clip; longer videos are cut into windows of this length")
+    seconds: float = Field(2.0, gt=0, le=600,
+                           description="longest clip; longer videos are cut into windows of this length")
     min_seconds: float = Field(0.5, gt=0, description="shorter videos are reported and left out")
     max_windows_per_video: int = Field(8, ge=1, description="windows taken from one video, spread evenly over it")
     fps: float | str = Field(12, description="frames per second of the clips; 30000/1001 is allowed")
@@ -39,14 +42,17 @@ class CacheSettings(Strict):
     width: int = Field(64, ge=8, description="pixels")
     sample_rate: int = Field(16000, ge=1000, description="samples per second; the audio codec's own")
     silence_db: float = Field(-50.0, description="a clip whose loudest 50 ms stay under this level (dBFS) is silent")
-    silence: Literal["drop", "keep"] = Field("drop", description="drop: a silent clip counts as picture only; keep: its silence is learned")
+    silence: Literal["drop", "keep"] = Field("drop",
+                                             description="drop: silent clips count as picture only; keep: learn it")
     video_vae_path: str = Field("toy:svd/vae", description="folder of the video VAE")
     audio_vae_path: str = Field("toy:audioldm2/vae", description="folder of the audio VAE")
     vocoder_path: str | None = Field(None, description="folder of the vocoder; empty: beside the audio VAE")
     clip: CacheClip = Field(default_factory=CacheClip, description="text and image conditions")
     runtime: Runtime = Field(default_factory=Runtime, description="device and dtype of the encoders (auto dtype: fp32)")
     chunk: int = Field(8, ge=1, description="frames encoded at once: memory, never the result")
-    workers: int | None = Field(None, ge=0, le=64, description="clips in the making at once; empty: one a processor core, at most 8; changes nothing in the files")
+    toy_clips: int = Field(0, ge=0, description="toy clips to write first when data_root is not there; 0: a missing data_root is an error")
+    workers: int | None = Field(None, ge=0, le=64,
+                                description="clips at once; empty: one a processor core, at most 8; changes no file")
     ENV: ClassVar[dict[str, str]] = {"JOINTDIT_DATA_ROOT": "data_root", "JOINTDIT_CACHE_DIR": "cache_dir"}
     @field_validator("fps")
     @classmethod
@@ -55,7 +61,7 @@ class CacheSettings(Strict):
         except JointDiTError as e: raise ValueError(str(e)) from None
         return v
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #a7926ad4
+# %% ../../nbs/day02_cache/04_encode.ipynb #4fe20a12
 @dataclass
 class Encoders:
     "The codecs of a cache, loaded once."
@@ -65,14 +71,16 @@ class Encoders:
     clock: Timeline     # of a full window
     recipe: dict        # what latents depend on
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #6ea65647
+# %% ../../nbs/day02_cache/04_encode.ipynb #b9369b22
 def _recipe(s, video, audio, clip, dtype) -> dict:
     "Everything that two clips of one cache must share."
-    return {"video_codec": video.fingerprint, "audio_codec": audio.fingerprint, "text_encoder": clip.fingerprint if clip else None,
-            "fps": str(as_fps(s.fps)), "seconds": s.seconds, "height": s.height, "width": s.width, "sample_rate": s.sample_rate,
+    return {"video_codec": video.fingerprint, "audio_codec": audio.fingerprint,
+            "text_encoder": clip.fingerprint if clip else None,
+            "fps": str(as_fps(s.fps)), "seconds": s.seconds, "height": s.height, "width": s.width,
+            "sample_rate": s.sample_rate,
             "dtype": str(dtype).removeprefix("torch.")}
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #f2fa8ad6
+# %% ../../nbs/day02_cache/04_encode.ipynb #54e41aa5
 def load_encoders(s: CacheSettings) -> Encoders:
     "Load the codecs that the settings name. Raises AssetError, CacheError."
     from jointdit.assets.audio_codec import AudioCodec
@@ -84,12 +92,13 @@ def load_encoders(s: CacheSettings) -> Encoders:
     video.vae.encoder.to(memory_format=torch.channels_last)     # the same numbers, a third faster on a CPU
     audio = AudioCodec.from_folder(s.audio_vae_path, s.vocoder_path, device=device, dtype=dtype)
     if audio.sample_rate != s.sample_rate:
-        raise CacheError(f"sample_rate: {s.sample_rate} is set, but {s.audio_vae_path} works at {audio.sample_rate}. Set sample_rate: {audio.sample_rate}.")
+        raise CacheError(f"sample_rate: {s.sample_rate} is set, but {s.audio_vae_path} works at "
+                         f"{audio.sample_rate}. Set sample_rate: {audio.sample_rate}.")
     clip = CLIPCondEncoder(s.clip.variant, s.clip.pretrained, device=device) if s.clip.enabled else None
     clock = Timeline.from_seconds(s.seconds, s.fps, s.sample_rate, video.grid(s.height, s.width), audio.grid())
     return Encoders(video, audio, clip, clock, _recipe(s, video, audio, clip, dtype))
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #288007f6
+# %% ../../nbs/day02_cache/04_encode.ipynb #07974427
 def check_recipe(cache_dir, recipe):
     "Refuse to mix latents that do not fit together, in this split or the other. Raises CacheError."
     for path in sorted(Path(cache_dir).glob("index_*.json")):
@@ -97,10 +106,10 @@ def check_recipe(cache_dir, recipe):
         except (ValueError, KeyError): continue
         for key, new in recipe.items():
             if old.get(key) == new: continue
-            raise CacheError(f"{path}: was made with {key} = {old.get(key)}, now it is {new}: such latents must not be mixed. "
-                             f"Delete {cache_dir} or set another cache_dir.")
+            raise CacheError(f"{path}: was made with {key} = {old.get(key)}, now it is {new}: "
+                             f"such latents must not be mixed. Delete {cache_dir} or set another cache_dir.")
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #3642480e
+# %% ../../nbs/day02_cache/04_encode.ipynb #a7abe5ed
 def read_window(w):
     "(frames or None, wave or None, still or None) of a window, as arrays."
     c = w.timeline
@@ -111,53 +120,57 @@ def read_window(w):
     frames = read_frames(w.picture, times, *size) if w.picture else None
     return frames, read_wave(w.sound, w.start, c.n_samples, c.sample_rate) if w.sound else None, still
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #7ae4460e
+# %% ../../nbs/day02_cache/04_encode.ipynb #c4dee65c
 def _png(frame) -> bytes:
     from PIL import Image
     out = io.BytesIO()
     Image.fromarray(frame).save(out, "PNG")
     return out.getvalue()
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #7ebd4476
+# %% ../../nbs/day02_cache/04_encode.ipynb #ded4fafb
 def _events(events, w):
     "Events of the window, in seconds from its start."
     if not isinstance(events, list): return events
     timed = [x for x in events if isinstance(x, dict) and isinstance(x.get("time"), (int, float))]
     return [x | {"time": round(x["time"] - w.start, 6)} for x in timed if 0 <= x["time"] - w.start < w.timeline.seconds]
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #04dcccef
+# %% ../../nbs/day02_cache/04_encode.ipynb #43d80b9d
 def _describe(w, split, loudness, silent) -> dict:
     "The meta of a window, before its files are known."
     e = w.entry
     source = e.video or e.audio or e.image
     return {"id": w.id, "split": split, "source": str(source), "audio_source": str(e.audio) if e.audio else None,
-            "caption": e.captions[0] if e.captions else None, "captions": e.captions, "timeline": w.timeline.to_dict(), "start_seconds": w.start,
-            "silent": silent, "loudness_db": loudness, "events": _events(e.events, w), "extras": e.extras, "source_key": w.key}
+            "caption": e.captions[0] if e.captions else None, "captions": e.captions,
+            "timeline": w.timeline.to_dict(), "start_seconds": w.start, "silent": silent, "loudness_db": loudness,
+            "events": _events(e.events, w), "extras": e.extras, "source_key": w.key}
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #54e967b0
+# %% ../../nbs/day02_cache/04_encode.ipynb #b3afefa6
 def _encode(w, frames, wave, enc: Encoders, chunk):
     "(video latents or None, audio latents or None), of the shape that the window's clock says, and finite."
     v = enc.video.encode(frames, chunk=chunk) if frames is not None else None
     a = enc.audio.encode(wave) if wave is not None else None
     for x, shape in ((v, w.timeline.video_shape), (a, w.timeline.audio_shape)):
-        if x is not None and tuple(x.shape) != shape: raise CacheError(f"{w.id}: the codec made latents {tuple(x.shape)}, its timeline says {shape}.")
+        if x is not None and tuple(x.shape) != shape:
+            raise CacheError(f"{w.id}: the codec made latents {tuple(x.shape)}, its timeline says {shape}.")
         if x is not None and not torch.isfinite(x).all(): raise MediaError(f"{w.id}: its latents are not finite.")
     return v, a
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #99c16274
+# %% ../../nbs/day02_cache/04_encode.ipynb #f95fdf93
 def encode_window(w, media, enc: Encoders, s: CacheSettings, store: Store) -> dict:
     "Encode one window by itself, so that its neighbours never change its bytes, and write it. Raises MediaError."
     frames, wave, still = media
     loudness = round(loudest_db(wave, s.sample_rate), 2) if wave is not None else None
     silent = loudness is not None and loudness < s.silence_db
     if silent and s.silence == "drop": wave = None
-    if frames is None and wave is None: raise MediaError(f"{w.entry.video or w.entry.audio}: silent ({loudness:.0f} dBFS) and without a picture.")
+    if frames is None and wave is None:
+        raise MediaError(f"{w.entry.video or w.entry.audio}: silent ({loudness:.0f} dBFS) and without a picture.")
     v, a = _encode(w, frames, wave, enc, s.chunk)
     first = still if still is not None else frames[0] if frames is not None else None
     image = enc.clip.image(first[None]) if enc.clip and first is not None else None
-    return store.put(_describe(w, store.split, loudness, silent), v, a, image, _png(first) if first is not None else None)
+    return store.put(_describe(w, store.split, loudness, silent), v, a, image,
+                     _png(first) if first is not None else None)
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #9c99abbe
+# %% ../../nbs/day02_cache/04_encode.ipynb #9006f1f5
 def shortened(clip, text) -> str:
     "The text itself if it fits the encoder, else as many of its first words as do."
     words, said = text.split(), text

@@ -8,8 +8,8 @@ from jointdit.core import user_errors
 
 
 def main(out: Path = typer.Option(Path("data/toy"), help="Folder to write: {train,val,test}/*.mp4 and metadata.jsonl."),
-         train: int = typer.Option(2000, min=0, help="Clips of the train split."),
-         val: int = typer.Option(200, min=0, help="Clips of the val split; one in three shows a held-out combination."),
+         train: int = typer.Option(800, min=0, help="Clips of the train split."),
+         val: int = typer.Option(67, min=0, help="Clips of the val split; one in three shows a held-out combination."),
          test: int = typer.Option(0, min=0, help="Clips of the test split, as val."),
          seed: int = typer.Option(0, help="The same seed makes the same clips."),
          workers: int = typer.Option(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), min=1,
