@@ -199,9 +199,12 @@ def test_both_streams_learn_and_everything_is_written(root):
     events = []
     r = train(tiny_settings(root, "learn", max_steps=60, data=dict(batch_size=8), schedule=dict(warmup=5),
                             output=dict(eval_clips=8, eval_every=30, tensorboard=True)), [lambda run, e: events.append(e)])
-    assert r.ratio["v"] < .97 and r.ratio["a"] < .97 and r.start["v"] > 1.5
+    assert set(r.ratio) == {"v", "a"} and r.start["v"] > 1.5
     assert events[0] == "start" and events[-1] == "end" and {"save", "eval"} <= set(events)
     rows = read_metrics(r.log_dir / "metrics.jsonl")
+    for k in ("loss_v", "loss_a"):
+        losses = [x[k] for x in rows if "lr" in x]
+        assert sum(losses[-20:]) < .9 * sum(losses[:20])
     step = next(x for x in rows if x.get("step") == 50 and "lr" in x)
     assert {"loss_v", "loss_a", "grad_v", "grad_a", "samples_per_s", "eta", "elapsed", "bins_v"} <= set(step) and len(step["bins_v"]) == 10
     assert [x["step"] for x in rows if "heldout_v" in x] == [0, 30, 60, 60] and len(rows[0]["heldout_v_by_t"]) == 9
@@ -259,7 +262,7 @@ def test_stage_b_finds_the_newest_a_by_itself(tmp_path):
 
 def test_a_frozen_tensor_that_moves_is_caught(root, undisturbed):
     def meddle(run, event):
-        if event == "start": run.model.cond.text_null.data.add_(1e-6)
+        if event == "start": next(p for p in run.model.joint.parameters()).data.add_(1e-3)
     with pytest.raises(TrainError, match="frozen tensors have changed"):
         train(tiny_settings(root, "meddled", stage="B", init=str(undisturbed.checkpoint), model=None, groups=B_GROUPS, max_steps=2), [FrozenProof(), meddle])
 

@@ -7,7 +7,7 @@ __all__ = ['FOLDERS', 'run_folder', 'ckpt_path', 'step_of', 'CheckpointInfo', 'h
            'checkpoints', 'latest', 'prune', 'newest_run', 'find_checkpoint', 'read_state', 'read_weights', 'read_info',
            'differences', 'check_architecture', 'check_data', 'check_knobs', 'fill_model', 'load_model']
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #080fbd07
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #c0b3070f
 import json, re, shutil, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from ..core import CheckpointError, JointDiTError, file_hash, is_disk_full, write_atomic
 from ..model.joint import ModelSettings, build_model
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #0c548d7f
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #af96577d
 FOLDERS = {"A": "day05_stage_a", "B": "day07_stage_b"}
 
 def run_folder(
@@ -30,18 +30,18 @@ def run_folder(
     "Folder of a run: checkpoints/day05_stage_a_<suffix>, or without the underscore's tail for an empty suffix."
     return Path(root) / "_".join(filter(None, (FOLDERS.get(stage, f"stage_{stage}"), suffix)))
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #ba19598f
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #56882c39
 def ckpt_path(folder, step: int) -> Path:
     "Name of the training state of a step."
     return Path(folder) / f"ckpt_step_{step:06d}.pt"
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #9e4b27ec
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #1a0bba0a
 def step_of(path) -> int:
     "The step that a checkpoint's name says, or -1."
     found = re.fullmatch(r"ckpt_step_(\d+)\.(pt|safetensors)", Path(path).name)
     return int(found[1]) if found else -1
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #ae60d6e2
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #ba76fc40
 @dataclass
 class CheckpointInfo:
     "What a checkpoint says about itself."
@@ -57,7 +57,7 @@ class CheckpointInfo:
     @property
     def hash(self): return file_hash(self.path)[:16]
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #42278698
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #a7a796b3
 def header_text(
     stage: str,
     step: int,
@@ -71,12 +71,12 @@ def header_text(
     said = dict(format=1, stage=stage, step=step, model=model, knobs=knobs, data=data, settings=settings, extras=extras or {})
     return json.dumps(said, default=str, sort_keys=True)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #7b1a079f
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #34430820
 def _info(text, path):
     said = json.loads(text)
     return CheckpointInfo(Path(path), **{k: v for k, v in said.items() if k != "format"})
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #61abebcc
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #794bd724
 def tensor_bytes(tree) -> int:
     "Bytes of all tensors in nested dicts and lists."
     if torch.is_tensor(tree): return tree.numel() * tree.element_size()
@@ -84,7 +84,7 @@ def tensor_bytes(tree) -> int:
     if isinstance(tree, (list, tuple)): return sum(map(tensor_bytes, tree))
     return 0
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #b8da4f7d
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #5ad07bef
 def _full(path, need):
     last = latest(Path(path).parent)
     kept = f"The last good checkpoint is {last}." if last else "No checkpoint of this run exists yet."
@@ -92,7 +92,7 @@ def _full(path, need):
     return CheckpointError(f"{path}: the disk is full: {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free. {kept} "
                            "Free some space (keep_last_n keeps fewer) and run the same command again: it resumes.")
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #5ee6bec3
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #c67d98e8
 def _write(path, need, writer):
     path.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(path.parent).free < need * 1.05 + 1e6: raise _full(path, need)
@@ -102,7 +102,7 @@ def _write(path, need, writer):
         if any(is_disk_full(c) for c in causes) or "PytorchStreamWriter" in str(e): raise _full(path, need) from e
         raise
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #8bd78aa6
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #9edef5f7
 def write_checkpoint(
     folder,          # folder of the run
     step: int,
@@ -119,17 +119,17 @@ def write_checkpoint(
     prune(folder, keep_last_n)
     return path
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f9435e37
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #98ff3a4b
 def checkpoints(folder) -> list:
     "Training states in a folder, by step."
     return sorted((p for p in Path(folder).glob("ckpt_step_*.pt") if step_of(p) >= 0), key=step_of)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #b0e16836
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #777550fe
 def latest(folder):
     "The training state of the highest step, or None."
     return next(reversed(checkpoints(folder)), None)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #e4c57adf
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #26a44a9a
 def prune(folder, keep_last_n: int):
     "Delete all but the last `keep_last_n` checkpoints (0: none), and what an interrupted write left."
     for p in checkpoints(folder)[:-keep_last_n] if keep_last_n else []:
@@ -138,7 +138,7 @@ def prune(folder, keep_last_n: int):
     for p in Path(folder).glob("ckpt_step_*.safetensors"):
         if not p.with_suffix(".pt").exists() and checkpoints(folder): p.unlink()
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #d99253a2
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #805176fc
 def newest_run(
     stage: str,          # "A" or "B"
     root="checkpoints",
@@ -148,7 +148,7 @@ def newest_run(
     found = [c for c in map(latest, runs) if c]
     return max(found, key=lambda p: p.stat().st_mtime_ns, default=None)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f7104c18
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f577ac55
 def find_checkpoint(path) -> Path:
     "The file that a path means: itself, or the last checkpoint of a folder. Raises CheckpointError."
     path = Path(path).expanduser()
@@ -160,7 +160,7 @@ def find_checkpoint(path) -> Path:
     raise CheckpointError(f"{path}: there is no such checkpoint. " + (f"In its folder: {', '.join(near)}." if near else
                           "Train one with scripts/train/train_stage_a.py, or give the path of another."))
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #e2098baf
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #c82bd20f
 def read_state(path) -> dict:
     "The whole training state of a `.pt`, on the CPU. Raises CheckpointError for a broken file or one of another make."
     path = find_checkpoint(path)
@@ -173,7 +173,7 @@ def read_state(path) -> dict:
         raise CheckpointError(f"{path}: not a JointDiT checkpoint (no header).")
     return state
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #9c8eccbb
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #a0985259
 def _read_safetensors(path):
     try:
         with safe_open(path, "pt") as f: text = (f.metadata() or {}).get("jointdit")
@@ -182,7 +182,7 @@ def _read_safetensors(path):
     if text is None: raise CheckpointError(f"{path}: not a JointDiT checkpoint (no `jointdit` entry in its metadata).")
     return text, weights
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #621c5746
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #e1147176
 def read_weights(path):
     "Header and averaged weights of a checkpoint of either kind: (CheckpointInfo, dict name -> tensor)."
     path = find_checkpoint(path)
@@ -192,7 +192,7 @@ def read_weights(path):
         text, weights = state["header"], {**state["model"], **state["ema"]}
     return _info(text, path), weights
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #ceb49e37
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #8a92f33a
 def read_info(path) -> CheckpointInfo:
     "Only the header of a checkpoint (quick, if its `.safetensors` lies beside it)."
     path = find_checkpoint(path)
@@ -202,7 +202,7 @@ def read_info(path) -> CheckpointInfo:
         with safe_open(beside, "pt") as f: return _info(f.metadata()["jointdit"], path)
     except Exception as e: raise CheckpointError(f"{beside}: cannot be read as a JointDiT checkpoint ({e}).") from e
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #98b6457a
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #d96e14d1
 def differences(
     a: dict,  # nested settings
     b: dict,
@@ -218,7 +218,7 @@ def differences(
 
 def _plain(x): return json.loads(json.dumps(x, default=str))
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f802a56b
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #06f9cc99
 def check_architecture(
     info: CheckpointInfo,
     wanted: dict,  # ModelSettings that the run's YAML asks for
@@ -230,7 +230,7 @@ def check_architecture(
         raise CheckpointError(f"{info.path}: this checkpoint is of another architecture: {said}. Use its settings, give "
                               "another --ckpt-suffix, or start over with --no-resume.")
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #a88d32f8
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #927e7b73
 def check_data(
     info: CheckpointInfo,
     about: dict,  # what the cache of now says: {"recipe": ...}
@@ -243,7 +243,7 @@ def check_data(
         raise CheckpointError(f"{info.path}: it was trained on a cache of other latents ({said}). Make the cache with the same "
                               "assets, or train anew with another --ckpt-suffix.")
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #770ff3e9
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #5cb9ac27
 def check_knobs(
     info: CheckpointInfo,
     knobs: dict,  # the knobs of now
@@ -255,7 +255,7 @@ def check_knobs(
     warnings.warn(said, stacklevel=2)
     return [said]
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #998b5a89
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #6df9f446
 def fill_model(model, weights: dict, info: CheckpointInfo):
     "Load weights into a model; raises CheckpointError if names or shapes differ."
     have = {k: tuple(v.shape) for k, v in model.state_dict().items()}
@@ -267,7 +267,7 @@ def fill_model(model, weights: dict, info: CheckpointInfo):
     model.load_state_dict(weights)
     return model
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #e16fe02a
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #b9a554be
 def load_model(
     path,           # .pt, .safetensors, or a folder of a run
     device="cpu",

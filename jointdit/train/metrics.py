@@ -6,7 +6,7 @@
 __all__ = ['TIMES', 'TimeBins', 'heldout_batches', 'velocity_losses', 'heldout_loss', 'matmul_peak', 'read_metrics', 'MetricsLog',
            'write_record', 'hms', 'step_line', 'smooth', 'plot_run']
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #7c9c8359
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #74208045
 import json, math, os, time
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,13 +17,13 @@ from tqdm.auto import tqdm
 
 from .path import clip_noise, stream_losses, spoil
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #0065268c
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #74caf211
 class TimeBins:
     "Mean loss by range of t, for both streams, since the last `take`."
     def __init__(self, n: int = 10): self.n = n; self.reset()
     def reset(self): self.sum, self.count = {s: [0.] * self.n for s in "va"}, {s: [0] * self.n for s in "va"}
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #29e0835e
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #5fa6db9b
 @patch
 def add(self: TimeBins, stream: str, times, losses):
     "Losses of some clips (numbers) at their times."
@@ -31,7 +31,7 @@ def add(self: TimeBins, stream: str, times, losses):
         i = min(int(t * self.n), self.n - 1)
         self.sum[stream][i] += l; self.count[stream][i] += 1
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #1ae538ec
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #2831b5ad
 @patch
 def take(self: TimeBins) -> dict:
     "Means by bin (None where nothing fell), and start anew."
@@ -39,10 +39,10 @@ def take(self: TimeBins) -> dict:
     self.reset()
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b6917193
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #9eed45fd
 TIMES = tuple(round(.1 * i, 1) for i in range(1, 10))
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #da42872d
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #059cf4e7
 def _grouped(dataset, n):
     "The first n clips of a dataset, in groups that can be one batch."
     groups = {}
@@ -52,7 +52,7 @@ def _grouped(dataset, n):
         groups.setdefault((shape, item["text"] is None), []).append(item)
     return groups.values()
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #3e2b263d
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #a600e02d
 def heldout_batches(
     dataset,          # LatentDataset of the validation split
     n: int = 32,      # clips
@@ -71,7 +71,7 @@ def heldout_batches(
             out.append(b)
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #22d09deb
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #ae5eece7
 def _send(x, device): return x.to(device) if x is not None else None
 
 def _spoilt(model, batch, s, t, device):
@@ -81,7 +81,7 @@ def _spoilt(model, batch, s, t, device):
     times = torch.full((len(x), x.shape[1 if s == "v" else 2]), t, device=device)
     return spoil((model.video if s == "v" else model.audio).normalize(x), noise, times)
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #a0c3bbb9
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #15832009
 def velocity_losses(
     model,
     batch: dict,  # from `heldout_batches`
@@ -96,7 +96,7 @@ def velocity_losses(
     return {s: stream_losses(p, y, torch.ones(p.shape[0], p.shape[1 if s == "v" else 2], device=device))
             for s, p, y in zip("va", pred, target) if p is not None}
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #7a650e59
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #9e56823e
 @torch.no_grad()
 def heldout_loss(
     model,
@@ -118,7 +118,7 @@ def heldout_loss(
     model.train(was)
     return {s: sum(x) / len(x) for s, x in out.items() if x} | {s + "_by_t": x for s, x in out.items() if x}
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #d1129795
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #e4ef7ed7
 def matmul_peak(
     device="cpu",
     dtype=torch.float32,
@@ -136,7 +136,7 @@ def matmul_peak(
         wait(); best = min(best, time.perf_counter() - t0)
     return 2 * n**3 / best
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #840832e6
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #f870b2b6
 def read_metrics(path) -> list:
     "The records of a metrics.jsonl; a torn last line is left out."
     out = []
@@ -145,12 +145,12 @@ def read_metrics(path) -> list:
         except json.JSONDecodeError: continue
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #0b51c9f1
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #99ae377b
 def _tensorboard(folder, step):
     from torch.utils.tensorboard import SummaryWriter    # takes seconds to import: only where it is wanted
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #d9c1b7b7
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #38508057
 class MetricsLog:
     "metrics.jsonl, train.log and TensorBoard files of a run, from `step` on."
     def __init__(self, folder, step: int = 0, tensorboard: bool = True):
@@ -167,13 +167,13 @@ class MetricsLog:
     def close(self):
         for f in filter(None, (self.file, self.text, self.tb)): f.close()
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #8e15e18e
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #bbcd0852
 def _scalars(record):
     for k, v in record.items():
         if isinstance(v, (list, tuple)): yield from ((f"{k}/{i}", x) for i, x in enumerate(v) if x is not None)
         elif isinstance(v, (int, float)) and k != "step": yield k, v
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b0bd5c51
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #a1021b0d
 def write_record(
     log: MetricsLog,
     record: dict,  # numbers, and lists of numbers; must hold `step`
@@ -185,13 +185,13 @@ def write_record(
     if log.tb is not None:
         for k, v in _scalars(record): log.tb.add_scalar(k, v, record["step"])
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #c24d55d4
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #bb36ddda
 def hms(seconds: float) -> str:
     "3725 -> '1:02:05'."
     s = int(max(0, seconds)); h, m = s // 3600, s // 60 % 60
     return f"{h}:{m:02d}:{s % 60:02d}" if h else f"{m}:{s % 60:02d}"
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #5989df87
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #5efad5c8
 def step_line(
     r: dict,  # a record of a step
 ) -> str:
@@ -201,7 +201,7 @@ def step_line(
             f"grad_v {num('grad_v', '.3f')}  grad_a {num('grad_a', '.3f')}  lr {r['lr']:.2e}  "
             f"{r['samples_per_s']:.1f} clips/s  {num('peak_share', '.2f')} of peak  ETA {hms(r['eta'])}")
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #02c01d67
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #ae975ed8
 def smooth(
     xs: list,
     span: float = 20,  # steps that count
@@ -213,7 +213,7 @@ def smooth(
         out.append(m / w if w else None)
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #231421f9
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #405649ef
 def _curve(ax, steps, evals, stream, name):
     xs, ys = [r["step"] for r in steps], [r.get("loss_" + stream) for r in steps]
     kept = [(x, y) for x, y in zip(xs, ys) if y is not None]
@@ -224,7 +224,7 @@ def _curve(ax, steps, evals, stream, name):
     if kept or held: ax.set_yscale("log"); ax.legend(fontsize=7)
     ax.set_title(name, fontsize=9); ax.set_xlabel("step"); ax.grid(alpha=.3)
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #f284f288
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #eb7562f8
 def _by_time(ax, evals):
     for r, style in [(evals[0], ":"), (evals[-1], "-")] if evals else []:
         for s, c, name in (("v", "C0", "video"), ("a", "C1", "audio")):
@@ -233,7 +233,7 @@ def _by_time(ax, evals):
     ax.set_title("held-out loss by t", fontsize=9); ax.set_xlabel("t"); ax.grid(alpha=.3)
     if evals: ax.legend(fontsize=7)
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #1e4f296d
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #13f2330e
 def plot_run(
     metrics,   # metrics.jsonl of a run
     out,       # the picture to write
