@@ -422,7 +422,7 @@ def test_the_doctor_measures_lag_and_shows_damage(four, capsys):
 def test_a_damaged_latent_file_is_named(four):
     build(settings(four))
     (four / "cache/video_latents/train/b.safetensors").write_bytes(b"broken")
-    with pytest.raises(CacheError, match="b.safetensors.*Run the caching command again"): LatentDataset(four / "cache", "train")[1]
+    with pytest.raises(CacheError, match="b.safetensors.*run the caching command again"): LatentDataset(four / "cache", "train")[1]
     with pytest.raises(CacheError, match="make cache-val"): LatentDataset(four / "cache", "val")
     with pytest.raises(CacheError, match="no such cached clip"): load_meta(four / "cache/meta/train/nope.json")
     (four / "x.json").write_text("{}")

@@ -4,7 +4,7 @@
 __all__ = ['tried', 'locked', 'ahead', 'crew', 'CacheReport', 'plan_all', 'cache_window', 'encode_captions', 'build_cache',
            'write_toy_clips', 'cache_command', 'CacheSettings', 'Encoders', 'load_encoders', 'load_meta']
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #85d65bba
+# %% ../../nbs/day02_cache/05_cache.ipynb #d8a46a8b
 import os, shutil, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
+# %% ../../nbs/day02_cache/05_cache.ipynb #3f0517d6
 from ..core import CacheError, JointDiTError, MediaError, SettingsError, is_disk_full, progress, save_json
 from .encode import (CacheSettings, Encoders, check_recipe, encode_window, load_encoders, read_window,
                                   shortened)
@@ -24,10 +25,10 @@ from .store import Store, load_meta
 from ..settings import load_settings
 from ..toyworld import write_dataset
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #73b96699
+# %% ../../nbs/day02_cache/05_cache.ipynb #e27e30e6
 _all_ = ["CacheSettings", "Encoders", "load_encoders", "load_meta"]
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #2e29e84a
+# %% ../../nbs/day02_cache/05_cache.ipynb #98c7e12f
 def tried(fn, *args):
     "The result, or the error of a clip that is broken; errors of the machine (disk, memory) still raise."
     try: return fn(*args)
@@ -35,7 +36,7 @@ def tried(fn, *args):
         if is_disk_full(e) or isinstance(e, (MemoryError, torch.OutOfMemoryError)): raise
         return e if isinstance(e, (JointDiTError, ValueError)) else MediaError(f"{type(e).__name__}: {e}")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #358e6336
+# %% ../../nbs/day02_cache/05_cache.ipynb #7e0794d6
 def _lock(f, kind) -> bool:
     "Lock an open file without waiting; always granted where the system has no such locks."
     try: import fcntl
@@ -45,7 +46,7 @@ def _lock(f, kind) -> bool:
     except OSError: pass
     return True
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #7e94810b
+# %% ../../nbs/day02_cache/05_cache.ipynb #2ab4c811
 @contextmanager
 def locked(
     root,   # the cache
@@ -61,7 +62,7 @@ def locked(
         _lock(shared, "SH")
         yield
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #2e4fdb17
+# %% ../../nbs/day02_cache/05_cache.ipynb #ebfd34b3
 def ahead(pool, fn, items, depth=8):
     "Results of `fn` in order, computed up to `depth` ahead in other threads."
     if pool is None:
@@ -73,7 +74,7 @@ def ahead(pool, fn, items, depth=8):
         if len(waiting) > depth: y, f = waiting.popleft(); yield y, f.result()
     while waiting: y, f = waiting.popleft(); yield y, f.result()
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #5e6ca8eb
+# %% ../../nbs/day02_cache/05_cache.ipynb #2fa592a0
 @contextmanager
 def crew(workers, device):
     "A pool of threads; on a CPU each computes with one core, so a clip's bytes do not depend on the load."
@@ -86,7 +87,7 @@ def crew(workers, device):
         if pool: pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #4246fa70
+# %% ../../nbs/day02_cache/05_cache.ipynb #00cca20d
 @dataclass
 class CacheReport:
     "What a run of caching did."
@@ -97,7 +98,7 @@ class CacheReport:
     problems: list = field(default_factory=list)    # of Problem
     seconds: float = 0.
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #adc57358
+# %% ../../nbs/day02_cache/05_cache.ipynb #b6a3b1ad
 @patch
 def __str__(self: CacheReport):
     skipped = sum(p.skipped for p in self.problems)
@@ -105,7 +106,7 @@ def __str__(self: CacheReport):
     return (f"{self.split}: {len(self.clips)} clips in the cache ({self.made} encoded{rate}, {self.kept} were there), "
             f"{skipped} skipped, {len(self.problems) - skipped} remarks")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #e7e4b345
+# %% ../../nbs/day02_cache/05_cache.ipynb #9ebecdfd
 def plan_all(entries, problems, s, split, clock, pool) -> list:
     "The windows of a split, before anything is encoded; more problems are added to the list."
     windows = {}
@@ -117,7 +118,7 @@ def plan_all(entries, problems, s, split, clock, pool) -> list:
             windows.setdefault(w.id, w)
     return list(windows.values())
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #80147cd0
+# %% ../../nbs/day02_cache/05_cache.ipynb #af0d34b6
 def cache_window(w, enc: Encoders, s: CacheSettings, store: Store):
     "Read, encode and write one window. Returns None, or the error of a clip that cannot be used."
     media = tried(read_window, w)
@@ -125,7 +126,7 @@ def cache_window(w, enc: Encoders, s: CacheSettings, store: Store):
     try: encode_window(w, media, enc, s, store)
     except MediaError as e: return e
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #92cd5f1b
+# %% ../../nbs/day02_cache/05_cache.ipynb #1dc9cfc4
 def encode_captions(captions, enc: Encoders, store: Store, pool=None) -> set:
     "Cache the condition of each caption, by itself; returns those that had to be shortened to fit the encoder."
     def one(c):
@@ -136,7 +137,7 @@ def encode_captions(captions, enc: Encoders, store: Store, pool=None) -> set:
     todo = sorted(set(captions))
     return {c for c, cut in progress(ahead(pool, one, todo), f"{store.split}: captions", len(todo)) if cut}
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #8ea2f2af
+# %% ../../nbs/day02_cache/05_cache.ipynb #2ecf3773
 def _encode_all(windows, report, enc, s, store, pool) -> CacheReport:
     "Make what is not there yet, then the captions of all clips that are."
     good = {w.id for w in windows if store.finished(w.id, w.key)}
@@ -154,7 +155,7 @@ def _encode_all(windows, report, enc, s, store, pool) -> CacheReport:
     report.clips, report.made = [w.id for w in windows], len(windows) - report.kept
     return report
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #74acf4c5
+# %% ../../nbs/day02_cache/05_cache.ipynb #6d6ef348
 def _finish(report, enc, s, store):
     "Write the index and the list of problems. Raises CacheError when nothing usable remains."
     n = len(report.problems)
@@ -164,7 +165,7 @@ def _finish(report, enc, s, store):
     first = report.problems[0] if n else "no clips"
     raise CacheError(f"{s.data_root}: nothing usable in the {store.split} split; {n} problems, the first: {first}")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #ea0a8ba6
+# %% ../../nbs/day02_cache/05_cache.ipynb #58e6fe01
 def build_cache(
     settings: CacheSettings,
     split: str = "train",
@@ -183,7 +184,7 @@ def build_cache(
         _finish(report, enc, s, store)
     return report
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #b0d99ee1
+# %% ../../nbs/day02_cache/05_cache.ipynb #d8277ea8
 def _say(report, store):
     "Print the first problems, where all of them are, and the report."
     for p in report.problems[:20]: print(f"  {'skipped' if p.skipped else 'remark'}: {p}")
@@ -191,13 +192,13 @@ def _say(report, store):
     if report.problems: print(f"  all of them: {store.problems_path}")
     print(report, flush=True)
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #20e765ba
+# %% ../../nbs/day02_cache/05_cache.ipynb #2e71334f
 def write_toy_clips(s: CacheSettings):
     "The toy world's clips at `data_root`, a twelfth as many held out."
     print(f"{s.data_root} is not there: writing {s.toy_clips} toy clips first", flush=True)
     write_dataset(s.data_root, s.toy_clips, -(-s.toy_clips // 12), write_video=write_video, workers=os.cpu_count() or 1)
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #962dbe98
+# %% ../../nbs/day02_cache/05_cache.ipynb #2936a8ca
 def cache_command(
     cfg,                # YAML file
     split: str,

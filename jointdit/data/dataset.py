@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['LatentDataset', 'BatchSampler', 'collate', 'fake_cache', 'load_meta']
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #26589d3a
+# %% ../../nbs/day02_cache/06_dataset.ipynb #ddcdcfa7
 from itertools import count
 
 import torch
@@ -15,7 +15,7 @@ from ..timeline import Timeline
 
 _all_ = ["fake_cache", "load_meta"]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #3baf62cd
+# %% ../../nbs/day02_cache/06_dataset.ipynb #328c46b8
 class LatentDataset:
     "The cached clips of one split, kept in memory once read. Raises CacheError."
     def __init__(self,
@@ -26,14 +26,15 @@ class LatentDataset:
     ):
         self.store, self.max_t, self.ram = Store(cache_dir, split), max_t, int(ram_gib * 2**30)
         self.index = self.store.read_index()
-        if not self.index["clips"]: raise CacheError(f"{cache_dir}: the {split} split holds no clips. See {self.store.problems_path}.")
+        if not self.index["clips"]:
+            raise CacheError(f"{cache_dir}: the {split} split holds no clips. See {self.store.problems_path}.")
         self.ids = [c["id"] for c in self.index["clips"]]
         self.metas = [self.store.get_meta(i) for i in self.ids]
         self.timelines = [Timeline.from_dict(m["timeline"]).clamp(max_t) for m in self.metas]
         self._kept, self._texts = {}, {}    # latents and conditions that were read already
     def __len__(self): return len(self.ids)
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #dd8985e5
+# %% ../../nbs/day02_cache/06_dataset.ipynb #d5d6ab3d
 @patch(as_prop=True)
 def stats_v(self: LatentDataset) -> tuple | None: return self._stats("video")
 
@@ -46,7 +47,7 @@ def _stats(self: LatentDataset, stream):
     s = self.index["statistics"][stream]
     return (torch.tensor(s["mean"]), torch.tensor(s["std"])) if s else None
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #15534278
+# %% ../../nbs/day02_cache/06_dataset.ipynb #a14c84bd
 @patch
 def _latents(self: LatentDataset, i):
     "Whole latents of clip i, from memory when they are there."
@@ -56,14 +57,14 @@ def _latents(self: LatentDataset, i):
     if size <= self.ram: self._kept[i], self.ram = (v, a), self.ram - size
     return v, a
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #57d72cfb
+# %% ../../nbs/day02_cache/06_dataset.ipynb #8215ad5a
 @patch
 def captions(self: LatentDataset, i) -> list:
     "All captions of clip i, the main one first."
     m = self.metas[i]
     return list(dict.fromkeys(c for c in [m.get("caption"), *(m.get("captions") or [])] if c))
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #d917d1e8
+# %% ../../nbs/day02_cache/06_dataset.ipynb #de5714ab
 @patch
 def _text(self: LatentDataset, caption):
     "The cached condition of a caption, or None where text was not encoded."
@@ -72,7 +73,7 @@ def _text(self: LatentDataset, caption):
     if caption not in self._texts: self._texts[caption] = self.store.get_text(encoder, caption)
     return self._texts[caption]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #52ea5b07
+# %% ../../nbs/day02_cache/06_dataset.ipynb #3499dfc5
 @patch
 def _image(self: LatentDataset, i):
     "The image condition of clip i (from its first frame), or None."
@@ -80,26 +81,27 @@ def _image(self: LatentDataset, i):
     if path and path not in self._texts: self._texts[path] = read_context(path)
     return self._texts.get(path)
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #4c9dc20f
+# %% ../../nbs/day02_cache/06_dataset.ipynb #1d3a4d62
 @patch
 def item(self: LatentDataset,
     i: int,         # which clip
     *draw,          # names this use of it: (seed, epoch); picks one of its captions
-) -> dict:          # v_latents (T,C,H,W)|None, a_latents (1,C,L,F)|None, clip_emb (D,)|None, clip_tokens, text, caption, meta, timeline
-    "One clip, cut to `max_t`, with one of its captions."
+) -> dict:          # v_latents (T,C,H,W)|None, a_latents (1,C,L,F)|None, clip_emb (D,)|None, ...
+    "One clip, cut to `max_t`, with one of its captions; also clip_tokens, text, caption, meta, timeline."
     m, clock, said = self.metas[i], self.timelines[i], self.captions(i)
     v, a = self._latents(i)
     caption = said[derive_seed("caption", *draw, m["id"]) % len(said) if draw else 0] if said else None
     image = self._image(i)
-    return {"v_latents": None if v is None else v[:clock.n_video_latents], "a_latents": None if a is None else a[None, :, :clock.n_audio_latents],
+    return {"v_latents": None if v is None else v[:clock.n_video_latents],
+            "a_latents": None if a is None else a[None, :, :clock.n_audio_latents],
             "clip_emb": image.pooled[0] if image else None, "clip_tokens": image, "text": self._text(caption),
             "caption": caption, "meta": m, "timeline": clock}
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #6a750f55
+# %% ../../nbs/day02_cache/06_dataset.ipynb #f0c15f56
 @patch
 def __getitem__(self: LatentDataset, i) -> dict: return self.item(range(len(self))[i])
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #0404adbe
+# %% ../../nbs/day02_cache/06_dataset.ipynb #82ccaf92
 @patch(as_prop=True)
 def buckets(self: LatentDataset) -> list:   # of lists of clip numbers
     "Clips that may share a batch: one clock, the same streams present. In a fixed order."
@@ -108,7 +110,7 @@ def buckets(self: LatentDataset) -> list:   # of lists of clip numbers
         found.setdefault((repr(c.to_dict()), m["has_video"], m["has_audio"]), []).append(i)
     return [found[k] for k in sorted(found)]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #6e551cbb
+# %% ../../nbs/day02_cache/06_dataset.ipynb #3aa16aa3
 class BatchSampler:
     "Endless batches, where batch k is a pure function of (seed, k): to resume, ask for the next k."
     def __init__(self, dataset: LatentDataset, batch_size: int, seed: int = 0):
@@ -116,7 +118,7 @@ class BatchSampler:
         self.late = [torch.rand((), generator=named_rng(seed, "late", b)).item() for b in range(len(self.buckets))]
         self._orders = {}
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #d0d91226
+# %% ../../nbs/day02_cache/06_dataset.ipynb #f3f73d5d
 @patch
 def upto(self: BatchSampler, b, epoch) -> int:
     "Batches that bucket b has given when `epoch` epochs are over: in proportion to its clips."
@@ -125,7 +127,7 @@ def upto(self: BatchSampler, b, epoch) -> int:
 @patch
 def total(self: BatchSampler, epoch) -> int: return sum(self.upto(b, epoch) for b in range(len(self.buckets)))
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #9b72be9c
+# %% ../../nbs/day02_cache/06_dataset.ipynb #ec09e65d
 @patch
 def _order(self: BatchSampler, *name, n):
     "A permutation of n that depends on its name alone."
@@ -134,7 +136,7 @@ def _order(self: BatchSampler, *name, n):
         self._orders[name, n] = torch.randperm(n, generator=named_rng(self.seed, *name)).tolist()
     return self._orders[name, n]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #31c40bf7
+# %% ../../nbs/day02_cache/06_dataset.ipynb #dab7df4e
 @patch
 def picks(self: BatchSampler, k: int) -> list:  # of (clip number, how often its bucket was gone through before)
     "The clips of batch k."
@@ -147,7 +149,7 @@ def picks(self: BatchSampler, k: int) -> list:  # of (clip number, how often its
     at = range(j * self.size, (j + 1) * self.size)
     return [(self.buckets[b][self._order("clips", b, p // n, n=n)[p % n]], p // n) for p in at]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #4dd2fb82
+# %% ../../nbs/day02_cache/06_dataset.ipynb #5a6ec43e
 def _contexts(items):
     "(Context of the batch | None, (B,) bool which are real): a missing one is zeros with no real token."
     real = next((c for c in items if c is not None), None)
@@ -155,10 +157,10 @@ def _contexts(items):
     none = Context(real.pooled * 0, real.tokens * 0, real.mask & False)
     return Context.stack([none if c is None else c for c in items]), torch.tensor([c is not None for c in items])
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #4e6308a5
+# %% ../../nbs/day02_cache/06_dataset.ipynb #3f0dd053
 def collate(
     items: list,    # of `LatentDataset.item`, of one bucket
-) -> dict:          # v_latents (B,T,C,H,W)|None, a_latents (B,C,L,F)|None, clip_emb (B,D)|None, t_ctx, i_ctx, has_t, has_i (B,), meta, timeline
+) -> dict:          # v_latents (B,T,C,H,W)|None, a_latents (B,C,L,F)|None, clip_emb (B,D)|None, t_ctx, ...
     "Items to one batch; nothing is dropped on the way. Raises CacheError for items of different shape."
     if len({(repr(x["timeline"]), x["v_latents"] is None, x["a_latents"] is None) for x in items}) != 1:
         raise CacheError("collate: these clips differ in length, rate or streams; take them from one bucket.")
@@ -167,15 +169,16 @@ def collate(
     i_ctx, has_i = _contexts([x["clip_tokens"] for x in items])
     return {"v_latents": stack("v_latents", torch.stack), "a_latents": stack("a_latents", torch.cat),
             "clip_emb": i_ctx.pooled if i_ctx else None, "t_ctx": t_ctx, "i_ctx": i_ctx, "has_t": has_t, "has_i": has_i,
-            "caption": [x["caption"] for x in items], "meta": [x["meta"] for x in items], "timeline": items[0]["timeline"]}
+            "caption": [x["caption"] for x in items], "meta": [x["meta"] for x in items],
+            "timeline": items[0]["timeline"]}
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #19a0e5ab
+# %% ../../nbs/day02_cache/06_dataset.ipynb #48397de4
 @patch
 def items(self: BatchSampler, k: int) -> list:
     "The items of batch k, each with the caption that its turn draws."
     return [self.data.item(i, self.seed, turn) for i, turn in self.picks(k)]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #f7545c60
+# %% ../../nbs/day02_cache/06_dataset.ipynb #2e323e52
 @patch
 def batch(self: BatchSampler, k: int) -> dict: return collate(self.items(k))
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['examine', 'summary', 'show_table', 'Pair', 'decode_pair', 'loudness_curve', 'lag_of', 'draw', 'choose', 'doctor']
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #66f00aef
+# %% ../../nbs/day02_cache/07_doctor.ipynb #734ea5d1
 import html
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+# %% ../../nbs/day02_cache/07_doctor.ipynb #fe49eb0f
 from ..core import CacheError, JointDiTError, load_json, write_atomic
 from .encode import CacheSettings, load_encoders
 from .media import probe, read_clip, write_video, write_wav
 from .store import Store
 from ..timeline import Timeline
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #e9d0c3b6
+# %% ../../nbs/day02_cache/07_doctor.ipynb #691483f2
 def _row(store, clip) -> dict:
     "One clip's meta with its seconds, and whether its numbers are sound."
     m = store.get_meta(clip)
@@ -32,13 +33,13 @@ def _row(store, clip) -> dict:
         if not torch.isfinite(x).all(): raise CacheError("its latents are not finite")
     return m | {"seconds": clock.seconds}
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #6316de9b
+# %% ../../nbs/day02_cache/07_doctor.ipynb #4bcd2187
 def _size(store) -> int:
     "Bytes of a split on disk."
     return sum(p.stat().st_size for d in ("video_latents", "audio_latents", "img_clip", "first_frames", "meta")
                for p in (store.root / d / store.split).glob("*") if p.is_file())
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #a0e442bf
+# %% ../../nbs/day02_cache/07_doctor.ipynb #acdd9ccb
 def examine(
     cache_dir,
     split: str,
@@ -52,29 +53,33 @@ def examine(
     ids = {c["id"] for c in index["clips"]}
     left = [p.stem for p in (store.root / "meta" / split).glob("*.json") if p.stem not in ids]
     problems = load_json(store.problems_path) if store.problems_path.is_file() else []
-    return {"index": index, "rows": rows, "broken": broken, "left over": left, "problems": problems, "bytes": _size(store)}
+    return {"index": index, "rows": rows, "broken": broken, "left over": left, "problems": problems,
+            "bytes": _size(store)}
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #c7b7b431
+# %% ../../nbs/day02_cache/07_doctor.ipynb #d6644047
 def _presence(rows) -> list:
     "How long the clips are, and which streams they have."
     long = sorted(r["seconds"] for r in rows) or [0.]
     loud = [r["loudness_db"] for r in rows if r.get("loudness_db") is not None]
     kinds = Counter((r["has_video"], r["has_audio"]) for r in rows)
     return [("seconds", f"{sum(long):.1f} in all, {long[0]:.2f} to {long[-1]:.2f} a clip"),
-            ("picture and sound", str(kinds[True, True])), ("picture only", str(kinds[True, False])), ("sound only", str(kinds[False, True])),
-            ("silent", str(sum(bool(r.get("silent")) for r in rows))), ("loudness", f"{min(loud):.0f} to {max(loud):.0f} dBFS" if loud else "-")]
+            ("picture and sound", str(kinds[True, True])), ("picture only", str(kinds[True, False])),
+            ("sound only", str(kinds[False, True])), ("silent", str(sum(bool(r.get("silent")) for r in rows))),
+            ("loudness", f"{min(loud):.0f} to {max(loud):.0f} dBFS" if loud else "-")]
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #e5b04114
+# %% ../../nbs/day02_cache/07_doctor.ipynb #7cf89c6d
 def _captions(rows) -> str:
-    return f"{sum(bool(r.get('caption')) for r in rows)} clips, {len({c for r in rows for c in r.get('captions') or []})} different"
+    different = {c for r in rows for c in r.get("captions") or []}
+    return f"{sum(bool(r.get('caption')) for r in rows)} clips, {len(different)} different"
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #b1d67c20
+# %% ../../nbs/day02_cache/07_doctor.ipynb #a9f89a81
 def _stats(s) -> str:
     "The range of a stream's statistics over its channels."
     if not s: return "-"
-    return f"mean {min(s['mean']):.2f} to {max(s['mean']):.2f}, std {min(s['std']):.2f} to {max(s['std']):.2f} over {len(s['mean'])} channels"
+    mean, std = (f"{k} {min(s[k]):.2f} to {max(s[k]):.2f}" for k in ("mean", "std"))
+    return f"{mean}, {std} over {len(s['mean'])} channels"
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #0c1a9114
+# %% ../../nbs/day02_cache/07_doctor.ipynb #0ff92f91
 def summary(found: dict) -> list:   # of (what, value)
     "The lines of the table for one split."
     rows, stats, problems = found["rows"], found["index"]["statistics"], found["problems"]
@@ -83,9 +88,10 @@ def summary(found: dict) -> list:   # of (what, value)
             ("image conditions", str(sum(bool(r["clip_file"]) for r in rows))),
             ("video latents", _stats(stats["video"])), ("audio latents", _stats(stats["audio"])),
             ("on disk", f"{found['bytes'] / 1e6:.1f} MB"), ("damaged", str(len(found["broken"]))),
-            ("left over", str(len(found["left over"]))), ("skipped", str(skipped)), ("remarks", str(len(problems) - skipped))]
+            ("left over", str(len(found["left over"]))), ("skipped", str(skipped)),
+            ("remarks", str(len(problems) - skipped))]
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #38a9afb5
+# %% ../../nbs/day02_cache/07_doctor.ipynb #9d11fe23
 def show_table(found: dict, console=None):
     "Print the table of all splits, and every problem with its reason."
     table = Table(title="latent cache")
@@ -95,10 +101,11 @@ def show_table(found: dict, console=None):
     console = console or Console()
     console.print(table)
     for split, f in found.items():
-        for p in f["problems"][:20]: console.print(f"{split}: {p['where']}: {p['reason']}", style="yellow", markup=False)
+        for p in f["problems"][:20]:
+            console.print(f"{split}: {p['where']}: {p['reason']}", style="yellow", markup=False)
         for b in f["broken"][:20]: console.print(f"{split}: damaged: {b}", style="red", markup=False)
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #5749f4c0
+# %% ../../nbs/day02_cache/07_doctor.ipynb #54f47252
 @dataclass
 class Pair:
     "A clip as it was and as its latents bring it back."
@@ -110,16 +117,17 @@ class Pair:
     lag: float | None = None        # seconds that the decoded sound is late
     likeness: float | None = None   # correlation of the loudness curves
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #2f270d51
+# %% ../../nbs/day02_cache/07_doctor.ipynb #691eff1b
 def _original(m, clock):
     "The same seconds from the source file(s)."
     info = probe(m["source"])
     sound = probe(m["audio_source"]) if m.get("audio_source") else info
-    v = read_clip(replace(info, sound=None), m["start_seconds"], clock, pad=True)[0] if m["has_video"] and info.picture else None
+    v = read_clip(replace(info, sound=None), m["start_seconds"], clock,
+                  pad=True)[0] if m["has_video"] and info.picture else None
     a = read_clip(replace(sound, picture=None), m["start_seconds"], clock, pad=True)[1] if sound.sound else None
     return v, a
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #0dbad902
+# %% ../../nbs/day02_cache/07_doctor.ipynb #dca651f1
 def decode_pair(store, clip, video, audio) -> Pair:
     "Decode a cached clip, and read its original seconds again if the file is still there."
     m = store.get_meta(clip)
@@ -131,13 +139,13 @@ def decode_pair(store, clip, video, audio) -> Pair:
     pair = Pair(m, clock, (was[0], frames), (was[1], wave))
     return _compared(pair)
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #a08f2ff1
+# %% ../../nbs/day02_cache/07_doctor.ipynb #61fc75e1
 def loudness_curve(wave, rate, hop=0.005):
     "RMS in steps of 5 ms."
     n = round(hop * rate)
     return np.sqrt(np.square(wave[:len(wave) // n * n].reshape(-1, n)).mean(1))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #c273c4e9
+# %% ../../nbs/day02_cache/07_doctor.ipynb #a734b82a
 def _compared(p: Pair) -> Pair:
     "Fill in how near the decoded clip is to the original."
     (v0, v1), (a0, a1) = p.frames, p.waves
@@ -146,16 +154,17 @@ def _compared(p: Pair) -> Pair:
     if a0 is not None and a1 is not None: p.lag, p.likeness = lag_of(a0, a1, p.clock.sample_rate)
     return p
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #5331fa12
+# %% ../../nbs/day02_cache/07_doctor.ipynb #b257f7c5
 def lag_of(was, now, rate, longest=0.25):   # (seconds that `now` is late, correlation there)
     "Where the rises of two loudness curves fit best."
     rise = lambda w: (lambda d: (d - d.mean()) / (d.std() + 1e-9))(np.diff(np.log10(loudness_curve(w, rate) + 1e-3)))
     x, y, most = rise(was), rise(now), round(longest / 0.005)
-    score = {k: float(x[max(0, -k):len(x) - max(0, k)] @ y[max(0, k):len(y) - max(0, -k)]) / len(x) for k in range(-most, most + 1)}
+    def fit(k): return float(x[max(0, -k):len(x) - max(0, k)] @ y[max(0, k):len(y) - max(0, -k)]) / len(x)
+    score = {k: fit(k) for k in range(-most, most + 1)}
     best = max(score, key=lambda k: (round(score[k], 6), -abs(k)))
     return best * 0.005, score[best]
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #48acdb99
+# %% ../../nbs/day02_cache/07_doctor.ipynb #1fba9fc1
 def _strip(ax, frames, clock, name):
     "Every second frame at its time."
     ax.set(ylabel=name, yticks=[], xlim=(0, clock.seconds))
@@ -165,15 +174,16 @@ def _strip(ax, frames, clock, name):
         ax.imshow(frames[i], extent=(i / float(clock.fps), (i + step) / float(clock.fps), 0, 1), aspect="auto")
     ax.set(xlim=(0, clock.seconds), ylim=(0, 1))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #1afe0637
+# %% ../../nbs/day02_cache/07_doctor.ipynb #f37cfdaf
 def _spectrogram(ax, wave, clock):
     "Loudness by frequency and time."
     if wave is None: ax.text(.5, .5, "no sound", transform=ax.transAxes, ha="center"); return
-    ax.specgram(wave + 1e-5 * np.random.default_rng(0).standard_normal(len(wave)), NFFT=512, Fs=clock.sample_rate, noverlap=384,
+    ax.specgram(wave + 1e-5 * np.random.default_rng(0).standard_normal(len(wave)), NFFT=512, Fs=clock.sample_rate,
+                noverlap=384,
                 cmap="magma", vmin=-110, vmax=-20)
     ax.set(ylabel="Hz", xlim=(0, clock.seconds))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #171e32a1
+# %% ../../nbs/day02_cache/07_doctor.ipynb #8bf49f98
 def draw(p: Pair) -> Figure:
     "Frames and spectrograms over one time axis: the original above, the decoded below."
     fig = Figure(figsize=(11, 5), layout="constrained")
@@ -184,7 +194,7 @@ def draw(p: Pair) -> Figure:
     axes[-1].set_xlabel("seconds")
     return fig
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #4be2ac5a
+# %% ../../nbs/day02_cache/07_doctor.ipynb #3430c21f
 def choose(rows, n: int) -> list:   # of ids
     "Clips worth a look: spread over the split, and one of each kind."
     ids = [r["id"] for r in rows]
@@ -193,19 +203,21 @@ def choose(rows, n: int) -> list:   # of ids
     spread = [ids[i] for i in np.linspace(0, len(ids) - 1, min(n, len(ids))).round().astype(int)]
     return sorted(dict.fromkeys([*kinds.values(), *spread]), key=ids.index)[:max(n, len(kinds))] if ids else []
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #0d0301a1
+# %% ../../nbs/day02_cache/07_doctor.ipynb #9c78210e
 def _players(p: Pair, folder: Path, name: str) -> str:
     "Write the two players of a clip; returns their HTML."
     cells = []
     for k, said in enumerate(("original", "decoded from latents")):
         v, a = p.frames[k], p.waves[k]
-        if v is not None: tag, f = "video", write_video(folder / f"{name}_{k}.mp4", v.repeat(3, 1).repeat(3, 2), p.clock.fps, a, p.clock.sample_rate)
+        big, rate = None if v is None else v.repeat(3, 1).repeat(3, 2), p.clock.sample_rate
+        if v is not None: tag, f = "video", write_video(folder / f"{name}_{k}.mp4", big, p.clock.fps, a, rate)
         elif a is not None: tag, f = "audio", write_wav(folder / f"{name}_{k}.wav", a, p.clock.sample_rate)
         else: cells.append(f"<figure><p>{said}: not there any more</p></figure>"); continue
-        cells.append(f'<figure><{tag} controls loop src="clips/{f.name}"></{tag}><figcaption>{said}</figcaption></figure>')
+        player = f'<{tag} controls loop src="clips/{f.name}"></{tag}>'
+        cells.append(f"<figure>{player}<figcaption>{said}</figcaption></figure>")
     return "".join(cells)
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #673cad3e
+# %% ../../nbs/day02_cache/07_doctor.ipynb #eab1b1b3
 def _card(p: Pair, folder: Path, split: str) -> str:
     "One clip of the page."
     name = f"{split}_{p.meta['id']}"
@@ -218,10 +230,12 @@ def _card(p: Pair, folder: Path, split: str) -> str:
     return (f"<section><h3>{html.escape(p.meta['id'])}</h3><p>{html.escape(p.meta.get('caption') or 'no caption')}</p>"
             f'{_players(p, folder, name)}<img src="clips/{name}.png"><ul>{lines}</ul></section>')
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #832c4df9
-_STYLE = """body{font:15px/1.5 system-ui;max-width:1000px;margin:2em auto;padding:0 1em;background:#16181d;color:#e6e6e6}
+# %% ../../nbs/day02_cache/07_doctor.ipynb #7d63c731
+_STYLE = """body{font:15px/1.5 system-ui;max-width:1000px;margin:2em auto;padding:0 1em}
+body{background:#16181d;color:#e6e6e6}
 table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #333;text-align:left}
-section{margin:2em 0;border-top:1px solid #444}figure{display:inline-block;margin:.5em 1em .5em 0}video{width:256px}img{width:100%;background:#fff}
+section{margin:2em 0;border-top:1px solid #444}figure{display:inline-block;margin:.5em 1em .5em 0}
+video{width:256px}img{width:100%;background:#fff}
 ul{color:#9aa;padding-left:1.2em}"""
 
 def _page(found, cards) -> str:
@@ -229,29 +243,33 @@ def _page(found, cards) -> str:
     head = "".join(f"<th>{html.escape(s)}</th>" for s in found)
     body = "".join("<tr><td>" + "</td><td>".join(html.escape(x) for x in (l[0][0], *(v for _, v in l))) + "</td></tr>"
                    for l in zip(*(summary(f) for f in found.values())))
-    said = "".join(f"<li>{html.escape(s + ': ' + p['where'] + ': ' + p['reason'])}</li>" for s, f in found.items() for p in f["problems"])
-    return (f'<!doctype html><meta charset="utf-8"><title>cache doctor</title><style>{_STYLE}</style><h1>The cache, looked into</h1>'
+    said = "".join(f"<li>{html.escape(s + ': ' + p['where'] + ': ' + p['reason'])}</li>" for s,
+                   f in found.items() for p in f["problems"])
+    return (f'<!doctype html><meta charset="utf-8"><title>cache doctor</title><style>{_STYLE}</style>'
+            f"<h1>The cache, looked into</h1>"
             f"<table><tr><th></th>{head}</tr>{body}</table>" + (f"<h2>Problems</h2><ul>{said}</ul>" if said else "") +
-            "<h2>Clips</h2><p>Left what was cached, right what its latents bring back. Click for sound.</p>" + "".join(cards))
+            "<h2>Clips</h2><p>Left what was cached, right what its latents bring back. Click for sound.</p>" +
+            "".join(cards))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #c98e65a7
+# %% ../../nbs/day02_cache/07_doctor.ipynb #3aef2568
 def _splits(cache_dir) -> list:
     "The cached splits, train first."
     names = [p.stem.removeprefix("index_") for p in Path(cache_dir).glob("index_*.json")]
     if not names: raise CacheError(f"{cache_dir}: no cache here. Make one with: make cache-train")
     return sorted(names, key=lambda s: (s != "train", s))
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #da80b929
+# %% ../../nbs/day02_cache/07_doctor.ipynb #23c4364e
 def _encoders(found):
     "The codecs that made this split; a warning when they have changed since."
     settings = found["index"].get("settings")
     if not settings: raise CacheError("this split was never finished. Run the caching command again.")
     enc = load_encoders(CacheSettings(**settings | {"clip": settings["clip"] | {"enabled": False}}))
     for k in ("video_codec", "audio_codec"):
-        if enc.recipe[k] != found["index"]["recipe"][k]: print(f"warning: the {k.replace('_', ' ')} has changed since; decoded clips will be wrong.")
+        if enc.recipe[k] != found["index"]["recipe"][k]:
+            print(f"warning: the {k.replace('_', ' ')} has changed since; decoded clips will be wrong.")
     return enc
 
-# %% ../../nbs/day02_cache/07_doctor.ipynb #4ee0997b
+# %% ../../nbs/day02_cache/07_doctor.ipynb #926fa84f
 def doctor(
     cache_dir,                  # made by scripts/data/cache_latents.py
     out="outputs/cache_doctor", # folder, or the .html file in it

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CacheClip', 'CacheSettings', 'Encoders', 'load_encoders', 'check_recipe', 'read_window', 'encode_window', 'shortened']
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #7d0d765a
+# %% ../../nbs/day02_cache/04_encode.ipynb #72749d23
 import io, json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import AliasChoices, Field, field_validator
 
+# %% ../../nbs/day02_cache/04_encode.ipynb #cbe56fa2
 from ..assets.clip import TOY_CLIP, ClipSettings
 from ..core import CacheError, JointDiTError, MediaError
 from .media import loudest_db, read_frames, read_image, read_wave
@@ -19,7 +20,7 @@ from .store import Store
 from ..settings import Runtime, Strict, resolve_device, resolve_dtype
 from ..timeline import Timeline, as_fps
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #083b7169
+# %% ../../nbs/day02_cache/04_encode.ipynb #0e9561ac
 class CacheClip(ClipSettings):
     "The `clip:` block, with both spellings of its two names."
     variant: str = Field(TOY_CLIP[0], validation_alias=AliasChoices("variant", "model"),
@@ -27,7 +28,7 @@ class CacheClip(ClipSettings):
     pretrained: str = Field(TOY_CLIP[1], validation_alias=AliasChoices("pretrained", "model_path"),
                             description="open_clip tag, or local folder or file; alias: model_path")
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #05aa801b
+# %% ../../nbs/day02_cache/04_encode.ipynb #f6809385
 class CacheSettings(Strict):
     "configs/day02_cache.yaml: which clips, cut how, encoded by what, kept where."
     data_root: str = Field("data/toy", description="{split}/metadata.jsonl, one metadata.jsonl, or just videos in it")
@@ -61,7 +62,7 @@ class CacheSettings(Strict):
         except JointDiTError as e: raise ValueError(str(e)) from None
         return v
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #4fe20a12
+# %% ../../nbs/day02_cache/04_encode.ipynb #d8191b47
 @dataclass
 class Encoders:
     "The codecs of a cache, loaded once."
@@ -71,7 +72,7 @@ class Encoders:
     clock: Timeline     # of a full window
     recipe: dict        # what latents depend on
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #b9369b22
+# %% ../../nbs/day02_cache/04_encode.ipynb #7dee6596
 def _recipe(s, video, audio, clip, dtype) -> dict:
     "Everything that two clips of one cache must share."
     return {"video_codec": video.fingerprint, "audio_codec": audio.fingerprint,
@@ -80,7 +81,7 @@ def _recipe(s, video, audio, clip, dtype) -> dict:
             "sample_rate": s.sample_rate,
             "dtype": str(dtype).removeprefix("torch.")}
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #54e41aa5
+# %% ../../nbs/day02_cache/04_encode.ipynb #ee70cba3
 def load_encoders(s: CacheSettings) -> Encoders:
     "Load the codecs that the settings name. Raises AssetError, CacheError."
     from jointdit.assets.audio_codec import AudioCodec
@@ -98,7 +99,7 @@ def load_encoders(s: CacheSettings) -> Encoders:
     clock = Timeline.from_seconds(s.seconds, s.fps, s.sample_rate, video.grid(s.height, s.width), audio.grid())
     return Encoders(video, audio, clip, clock, _recipe(s, video, audio, clip, dtype))
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #07974427
+# %% ../../nbs/day02_cache/04_encode.ipynb #e427454f
 def check_recipe(cache_dir, recipe):
     "Refuse to mix latents that do not fit together, in this split or the other. Raises CacheError."
     for path in sorted(Path(cache_dir).glob("index_*.json")):
@@ -109,7 +110,7 @@ def check_recipe(cache_dir, recipe):
             raise CacheError(f"{path}: was made with {key} = {old.get(key)}, now it is {new}: "
                              f"such latents must not be mixed. Delete {cache_dir} or set another cache_dir.")
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #a7abe5ed
+# %% ../../nbs/day02_cache/04_encode.ipynb #2b654546
 def read_window(w):
     "(frames or None, wave or None, still or None) of a window, as arrays."
     c = w.timeline
@@ -120,21 +121,21 @@ def read_window(w):
     frames = read_frames(w.picture, times, *size) if w.picture else None
     return frames, read_wave(w.sound, w.start, c.n_samples, c.sample_rate) if w.sound else None, still
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #c4dee65c
+# %% ../../nbs/day02_cache/04_encode.ipynb #7a7e5759
 def _png(frame) -> bytes:
     from PIL import Image
     out = io.BytesIO()
     Image.fromarray(frame).save(out, "PNG")
     return out.getvalue()
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #ded4fafb
+# %% ../../nbs/day02_cache/04_encode.ipynb #5f96833e
 def _events(events, w):
     "Events of the window, in seconds from its start."
     if not isinstance(events, list): return events
     timed = [x for x in events if isinstance(x, dict) and isinstance(x.get("time"), (int, float))]
     return [x | {"time": round(x["time"] - w.start, 6)} for x in timed if 0 <= x["time"] - w.start < w.timeline.seconds]
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #43d80b9d
+# %% ../../nbs/day02_cache/04_encode.ipynb #6c498857
 def _describe(w, split, loudness, silent) -> dict:
     "The meta of a window, before its files are known."
     e = w.entry
@@ -144,7 +145,7 @@ def _describe(w, split, loudness, silent) -> dict:
             "timeline": w.timeline.to_dict(), "start_seconds": w.start, "silent": silent, "loudness_db": loudness,
             "events": _events(e.events, w), "extras": e.extras, "source_key": w.key}
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #b3afefa6
+# %% ../../nbs/day02_cache/04_encode.ipynb #7c49ba7f
 def _encode(w, frames, wave, enc: Encoders, chunk):
     "(video latents or None, audio latents or None), of the shape that the window's clock says, and finite."
     v = enc.video.encode(frames, chunk=chunk) if frames is not None else None
@@ -155,7 +156,7 @@ def _encode(w, frames, wave, enc: Encoders, chunk):
         if x is not None and not torch.isfinite(x).all(): raise MediaError(f"{w.id}: its latents are not finite.")
     return v, a
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #f95fdf93
+# %% ../../nbs/day02_cache/04_encode.ipynb #ed13d158
 def encode_window(w, media, enc: Encoders, s: CacheSettings, store: Store) -> dict:
     "Encode one window by itself, so that its neighbours never change its bytes, and write it. Raises MediaError."
     frames, wave, still = media
@@ -170,7 +171,7 @@ def encode_window(w, media, enc: Encoders, s: CacheSettings, store: Store) -> di
     return store.put(_describe(w, store.split, loudness, silent), v, a, image,
                      _png(first) if first is not None else None)
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #9006f1f5
+# %% ../../nbs/day02_cache/04_encode.ipynb #2cf29dc0
 def shortened(clip, text) -> str:
     "The text itself if it fits the encoder, else as many of its first words as do."
     words, said = text.split(), text

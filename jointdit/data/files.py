@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Track', 'MediaInfo', 'opened', 'why', 'probe', 'resize_center_crop', 'read_image']
 
-# %% ../../nbs/day02_cache/00_files.ipynb #bb428d28
+# %% ../../nbs/day02_cache/00_files.ipynb #9108432e
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 from ..core import MediaError
 
-# %% ../../nbs/day02_cache/00_files.ipynb #48606603
+# %% ../../nbs/day02_cache/00_files.ipynb #eb106717
 @dataclass(frozen=True)
 class Track:
     "One stream of a file, with the seconds that it truly covers."
@@ -30,7 +30,7 @@ class Track:
     aspect: float = 1.0   # width of a pixel / its height
     channels: int = 0     # of sound
 
-# %% ../../nbs/day02_cache/00_files.ipynb #b74e6220
+# %% ../../nbs/day02_cache/00_files.ipynb #f5631faa
 @dataclass(frozen=True)
 class MediaInfo:
     "What a file holds: at most one picture track and one sound track, by a fixed rule."
@@ -40,7 +40,7 @@ class MediaInfo:
     sound: Track | None
     streams: int            # how many streams there were to choose from
 
-# %% ../../nbs/day02_cache/00_files.ipynb #a7732006
+# %% ../../nbs/day02_cache/00_files.ipynb #9b6c2d21
 @patch(as_prop=True)
 def has_video(self: MediaInfo) -> bool: return self.picture is not None
 
@@ -58,7 +58,7 @@ def duration(self: MediaInfo) -> float:
     "Seconds until the last track ends."
     return max(t.end for t in (self.picture, self.sound) if t)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #1eaf14b2
+# %% ../../nbs/day02_cache/00_files.ipynb #49d6279a
 def _pick(container):
     "Picture: not a cover image, default first, then the largest. Sound: default first, then the highest rate."
     def default(s): return bool(s.disposition & av.stream.Disposition.default)
@@ -69,7 +69,7 @@ def _pick(container):
     a = max(sounds, key=lambda s: (default(s), s.rate or 0, -s.index), default=None)
     return v, a
 
-# %% ../../nbs/day02_cache/00_files.ipynb #e279b996
+# %% ../../nbs/day02_cache/00_files.ipynb #dca36da6
 def _scan(container, streams):
     "Read the packets without decoding them: stream index -> [first second, last second, count]."
     found = {}
@@ -81,32 +81,36 @@ def _scan(container, streams):
         seen[:3] = min(seen[0], t), max(seen[1], t + seen[3]), seen[2] + 1
     return found
 
-# %% ../../nbs/day02_cache/00_files.ipynb #57c9b869
+# %% ../../nbs/day02_cache/00_files.ipynb #a43b766f
 def _track(s, seen, origin):
     "A stream and what `_scan` saw of it, as a `Track`."
     declared = float(s.duration * s.time_base + (s.start_time or 0) * s.time_base) if s.duration else 0.
     video = s.type == "video"
     aspect = float(s.sample_aspect_ratio or 1) if video else 1.
-    return Track(s.index, s.codec_context.name, seen[0] - origin, seen[1] - origin, declared - origin if declared else 0.,
+    return Track(s.index, s.codec_context.name, seen[0] - origin, seen[1] - origin,
+                 declared - origin if declared else 0.,
                  float((s.average_rate if video else s.rate) or 0), seen[2],
                  s.width if video else 0, s.height if video else 0, aspect or 1., 0 if video else s.channels)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #6d5b07e8
+# %% ../../nbs/day02_cache/00_files.ipynb #e23f70a6
 def opened(path):
     "Open a file for reading; every way in which that fails is a `MediaError` that names it."
     path = Path(path)
-    if not path.is_file(): raise MediaError(f"{path}: no such file. Check the path (paths in a metadata.jsonl are relative to it).")
+    if not path.is_file():
+        raise MediaError(f"{path}: no such file. Check the path (paths in a metadata.jsonl are relative to it).")
     if not path.stat().st_size: raise MediaError(f"{path}: the file is empty (0 bytes). Copy or download it again.")
     try:
         c = av.open(str(path), metadata_errors="replace")
         if c.format.name != "tty": return c         # FFmpeg would show any text file as a picture
         raise ValueError("it is a text file")
     except (av.FFmpegError, ValueError) as e:
-        raise MediaError(f"{path}: not a readable media file ({why(e)}). It is damaged, cut short, or not a video at all.") from e
+        raise MediaError(f"{path}: not a readable media file ({why(e)}). "
+                         "It is damaged, cut short, or not a video at all.") from e
 
+# %% ../../nbs/day02_cache/00_files.ipynb #c824b7cf
 def why(e): return getattr(e, "strerror", None) or str(e)
 
-# %% ../../nbs/day02_cache/00_files.ipynb #0ece0b52
+# %% ../../nbs/day02_cache/00_files.ipynb #fc4db7c9
 def _whole(info):
     "Refuse a file whose header promises clearly more than its data holds."
     for t in (info.picture, info.sound):
@@ -114,7 +118,7 @@ def _whole(info):
             raise MediaError(f"{info.path}: cut short: its header promises {t.declared:.2f} s of {t.codec}, "
                              f"its data ends at {t.end:.2f} s. Copy or download it again.")
 
-# %% ../../nbs/day02_cache/00_files.ipynb #c3bd2bf1
+# %% ../../nbs/day02_cache/00_files.ipynb #1f8b996e
 def probe(
     path,               # any file that FFmpeg reads
 ) -> MediaInfo:
@@ -130,7 +134,7 @@ def probe(
     _whole(info)
     return info
 
-# %% ../../nbs/day02_cache/00_files.ipynb #38df1cd6
+# %% ../../nbs/day02_cache/00_files.ipynb #c97844a0
 def resize_center_crop(
     frames: np.ndarray,  # (T, H, W, 3) uint8
     height: int,         # pixels wanted
@@ -145,13 +149,14 @@ def resize_center_crop(
     x = np.ascontiguousarray(frames[:, top:top + h, left:left + w])
     return x if (h, w) == (height, width) else _resize(x, height, width)
 
+# %% ../../nbs/day02_cache/00_files.ipynb #0aeb4839
 def _resize(x, height, width):
     "Every pixel of the result is an average of all that lie under it, so fine texture does not flicker."
     x = torch.from_numpy(x).permute(0, 3, 1, 2).float()
     x = torch.nn.functional.interpolate(x, (height, width), mode="bilinear", antialias=True)
     return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
-# %% ../../nbs/day02_cache/00_files.ipynb #879eeb6a
+# %% ../../nbs/day02_cache/00_files.ipynb #b5da8050
 def read_image(
     path,               # PNG, JPEG, ...
     height: int = 0,    # pixels; 0 keeps the file's own

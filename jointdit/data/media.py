@@ -4,7 +4,7 @@
 __all__ = ['TICK', 'write_video', 'write_wav', 'on_display', 'read_frames', 'place', 'read_wave', 'read_clip', 'loudest_db',
            'MediaInfo', 'Track', 'probe', 'read_image', 'resize_center_crop']
 
-# %% ../../nbs/day02_cache/01_media.ipynb #c821009d
+# %% ../../nbs/day02_cache/01_media.ipynb #76a7d94c
 import math, os
 from contextlib import contextmanager
 from fractions import Fraction
@@ -20,28 +20,29 @@ from .files import MediaInfo, Track, opened, why, probe, read_image, resize_cent
 
 _all_ = ["MediaInfo", "Track", "probe", "read_image", "resize_center_crop"]
 
-# %% ../../nbs/day02_cache/01_media.ipynb #13eea8f8
+# %% ../../nbs/day02_cache/01_media.ipynb #391b1a78
 def _even(frames):
     "Repeat the last row or column of an odd picture: 4:2:0 colour needs even sides."
     return np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
 
-# %% ../../nbs/day02_cache/01_media.ipynb #0d17c29b
+# %% ../../nbs/day02_cache/01_media.ipynb #1b2f4bd3
 def _check_frames(path, frames):
     if frames is None or frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         what = "nothing" if frames is None else f"{frames.dtype} {frames.shape}"
         raise MediaError(f"{path}: frames must be uint8 of shape (T, H, W, 3), T >= 1; got {what}.")
 
-# %% ../../nbs/day02_cache/01_media.ipynb #4ad43625
+# %% ../../nbs/day02_cache/01_media.ipynb #7b4514d5
 def _check_wave(path, wave):
     wave = np.asarray(wave.cpu() if isinstance(wave, torch.Tensor) else wave, np.float32)
-    if wave.ndim != 1 or not wave.size: raise MediaError(f"{path}: a wave must have shape (samples,); got {wave.shape}.")
+    if wave.ndim != 1 or not wave.size:
+        raise MediaError(f"{path}: a wave must have shape (samples,); got {wave.shape}.")
     if not np.isfinite(wave).all(): raise MediaError(f"{path}: the wave holds NaN or infinite samples.")
     return wave.clip(-1, 1)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #00de813c
+# %% ../../nbs/day02_cache/01_media.ipynb #8dc5253d
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
-# %% ../../nbs/day02_cache/01_media.ipynb #b5902ea3
+# %% ../../nbs/day02_cache/01_media.ipynb #dce7bfad
 def _mux_video(c, s, frames):
     for i, x in enumerate(frames):
         f = av.VideoFrame.from_ndarray(np.ascontiguousarray(x), format="rgb24")
@@ -50,7 +51,7 @@ def _mux_video(c, s, frames):
         c.mux(s.encode(f))
     c.mux(s.encode(None))
 
-# %% ../../nbs/day02_cache/01_media.ipynb #c99bddc7
+# %% ../../nbs/day02_cache/01_media.ipynb #3ad6147d
 def _mux_audio(c, s, wave, rate):
     for i in range(0, len(wave), 1024):
         f = av.AudioFrame.from_ndarray(wave[None, i:i + 1024], format="fltp", layout="mono")
@@ -58,9 +59,9 @@ def _mux_audio(c, s, wave, rate):
         c.mux(s.encode(f))
     c.mux(s.encode(None))
 
-# %% ../../nbs/day02_cache/01_media.ipynb #a69e30f1
+# %% ../../nbs/day02_cache/01_media.ipynb #84078aa3
 def _mux(c, frames, fps, wave, rate, options):
-    "Both streams into an open container. No B-frames: then even players that ignore edit lists show the frames on time."
+    "Both streams into an open container; without B-frames, so that the picture needs no edit list."
     v = c.add_stream("libx264", rate=fps, options={**options, "bf": "0", "threads": "1"})
     v.height, v.width = frames.shape[1:3]
     v.pix_fmt, v.codec_context.time_base = "yuv420p", 1 / fps
@@ -70,7 +71,7 @@ def _mux(c, frames, fps, wave, rate, options):
     _mux_video(c, v, frames)
     if a: _mux_audio(c, a, wave, rate)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #fede24d6
+# %% ../../nbs/day02_cache/01_media.ipynb #5e09d711
 @contextmanager
 def _replacing(path):
     "A temporary file that takes the name when it is whole. Errors of the writer become `MediaError`."
@@ -85,7 +86,7 @@ def _replacing(path):
         raise MediaError(f"{path}: cannot be written ({why(e)}).") from e
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #0dd17b4d
+# %% ../../nbs/day02_cache/01_media.ipynb #b33d110d
 def write_video(
     path,                   # .mp4
     frames: np.ndarray,     # (T, H, W, 3) uint8
@@ -103,7 +104,7 @@ def write_video(
         _mux(c, _even(frames), rate, wave, sample_rate, options)
     return Path(path)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #c0048f5d
+# %% ../../nbs/day02_cache/01_media.ipynb #c3fc6c0d
 def write_wav(path, wave, sample_rate: int = 16000) -> Path:
     "Write (samples,) float32 as a 16-bit WAV."
     import soundfile as sf
@@ -112,7 +113,7 @@ def write_wav(path, wave, sample_rate: int = 16000) -> Path:
     sf.write(str(path), wave, sample_rate, subtype="PCM_16")
     return path
 
-# %% ../../nbs/day02_cache/01_media.ipynb #15659281
+# %% ../../nbs/day02_cache/01_media.ipynb #f8005f8b
 TICK = 0.002    # seconds: timestamps of some formats are rounded to milliseconds
 
 def on_display(
@@ -126,13 +127,13 @@ def on_display(
         shown = x
     if shown is not None: yield from [shown] * len(times)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #fb3a1a08
+# %% ../../nbs/day02_cache/01_media.ipynb #078f7a65
 def _guarded(frames, path):
     "Pass frames on; a decoding error becomes a `MediaError`."
     try: yield from frames
     except av.FFmpegError as e: raise MediaError(f"{path}: cannot be decoded ({why(e)}): the file is damaged.") from e
 
-# %% ../../nbs/day02_cache/01_media.ipynb #4993ae75
+# %% ../../nbs/day02_cache/01_media.ipynb #7de0a823
 def _from(info, track, start):
     "Decode from the last key frame before `start`."
     with opened(info.path) as c:
@@ -142,19 +143,20 @@ def _from(info, track, start):
         for f in _guarded(c.decode(s), info.path):
             yield float(f.pts * s.time_base) - info.origin if f.pts is not None else track.start, f
 
-# %% ../../nbs/day02_cache/01_media.ipynb #161d8d94
+# %% ../../nbs/day02_cache/01_media.ipynb #29f135bc
 def _decode(info, track, start, end):
     "Yield (seconds, frame) of one track from at or before `start` until past `end`; exact in long files, and fast."
     for back in (0., 10., math.inf):
         first = None
         for t, f in _from(info, track, start - back):
-            if first is None and t > start + 1e-6 and start - back > track.start: break     # landed too late: go back further
+            late = first is None and t > start + 1e-6 and start - back > track.start
+            if late: break          # the seek landed behind the wanted place: go back further
             first = t
             yield t, f
             if t > end: return
         else: return
 
-# %% ../../nbs/day02_cache/01_media.ipynb #a9db65a3
+# %% ../../nbs/day02_cache/01_media.ipynb #b884cf8d
 def _rgb(frame, height, width, aspect):
     "One decoded frame, upright, as (height, width, 3) uint8; untagged HD is taken as BT.709, as players do."
     src = "ITU709" if frame.colorspace == 2 and frame.height >= 720 else None
@@ -164,7 +166,7 @@ def _rgb(frame, height, width, aspect):
     if turns % 2: aspect = 1 / aspect
     return resize_center_crop(x[None], height or x.shape[0], width or x.shape[1], aspect)[0]
 
-# %% ../../nbs/day02_cache/01_media.ipynb #fe39503d
+# %% ../../nbs/day02_cache/01_media.ipynb #14f9f106
 def read_frames(
     info: MediaInfo,    # from `probe`
     times,              # seconds at which to look, rising
@@ -179,16 +181,16 @@ def read_frames(
     if not out: raise MediaError(f"{info.path}: no picture could be decoded at {times[0]:.2f} s.")
     return np.stack(out)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #a56c0b00
+# %% ../../nbs/day02_cache/01_media.ipynb #8eda2ff8
 _WEIGHT = {"LFE": 0., "LFE2": 0., "FC": 1.414, **dict.fromkeys(["FL", "FR"], 1.)}
 
 def _mono(x, names):
-    "Mix (channels, n) down to (n,): front 1, centre 1.41, the others 0.71, no subwoofer, never louder than full scale (ITU-R BS.775)."
+    "(channels, n) to (n,): front 1, centre 1.41, others 0.71, no subwoofer, divided by their sum (ITU-R BS.775)."
     w = np.array([_WEIGHT.get(n, 0.707) for n in names], np.float32)
     if len(names) < 3 or not w.sum() or "FL" not in names: w[:] = 1
     return (w / w.sum()) @ x
 
-# %% ../../nbs/day02_cache/01_media.ipynb #8b56ff60
+# %% ../../nbs/day02_cache/01_media.ipynb #5cf11046
 def _samples(frame):
     "An audio frame of any format as (channels, n) float32 in [-1, 1]."
     x = frame.to_ndarray()
@@ -197,7 +199,7 @@ def _samples(frame):
     n = len(frame.layout.channels)
     return x.astype(np.float32).reshape(-1, n).T if x.shape[0] != n else x.astype(np.float32)
 
-# %% ../../nbs/day02_cache/01_media.ipynb #0f5028f1
+# %% ../../nbs/day02_cache/01_media.ipynb #aeba50fe
 def place(
     pieces,         # (first sample's place, (n,) samples), in order
     total: int,     # samples wanted
@@ -212,16 +214,17 @@ def place(
         at += len(x)
     return buf
 
-# %% ../../nbs/day02_cache/01_media.ipynb #5c6d8ba1
+# %% ../../nbs/day02_cache/01_media.ipynb #2263b84c
 def _pieces(info, start, end):
     "(seconds, rate, mono samples) of the decoded sound."
     rate = None
     for t, f in _decode(info, info.sound, start, end):
-        if rate not in (None, f.sample_rate): raise MediaError(f"{info.path}: its sound changes from {rate} to {f.sample_rate} Hz at {t:.2f} s.")
+        if rate not in (None, f.sample_rate):
+            raise MediaError(f"{info.path}: its sound changes from {rate} to {f.sample_rate} Hz at {t:.2f} s.")
         rate = f.sample_rate
         yield t, rate, _mono(_samples(f), [ch.name for ch in f.layout.channels])
 
-# %% ../../nbs/day02_cache/01_media.ipynb #64f0fbb1
+# %% ../../nbs/day02_cache/01_media.ipynb #98434eb4
 def _resample(x, rate, new):
     "Mono float32 from one rate to another with FFmpeg's own resampler, in place in time."
     if rate == new: return x
@@ -230,7 +233,7 @@ def _resample(x, rate, new):
     f.sample_rate = rate
     return np.concatenate([g.to_ndarray()[0] for g in [*r.resample(f), *r.resample(None)]])
 
-# %% ../../nbs/day02_cache/01_media.ipynb #36611281
+# %% ../../nbs/day02_cache/01_media.ipynb #fc523de7
 def read_wave(
     info: MediaInfo,        # from `probe`
     start: float,           # seconds
@@ -238,7 +241,7 @@ def read_wave(
     sample_rate: int = 16000,
     lead: int = 1,          # whole seconds decoded on either side: decoders and filters need a run-up
 ) -> np.ndarray:            # (n_samples,) float32
-    "The sound of exactly these seconds: mono, placed by its timestamps, silence where there is none. Raises MediaError."
+    "The sound of exactly these seconds, mono, placed by its timestamps; silence in gaps. Raises MediaError."
     seconds = n_samples / sample_rate + 2 * lead
     got = list(_pieces(info, start - lead, start - lead + seconds))
     if not got: raise MediaError(f"{info.path}: no sound could be decoded at {start:.2f} s.")
@@ -248,7 +251,7 @@ def read_wave(
     out = _resample(x, rate, sample_rate)[lead * sample_rate:][:n_samples]
     return np.pad(out, (0, n_samples - len(out)))
 
-# %% ../../nbs/day02_cache/01_media.ipynb #122bd9ea
+# %% ../../nbs/day02_cache/01_media.ipynb #e1a89d72
 def read_clip(
     path,               # file, or a `MediaInfo` of it
     start: float,       # seconds where the clip begins
@@ -259,13 +262,14 @@ def read_clip(
     info, end = path if isinstance(path, MediaInfo) else probe(path), start + timeline.seconds
     (lo, hi), near = info.span, 0.021
     if not pad and (start < lo - near or end > hi + near):
-        raise MediaError(f"{info.path}: seconds {start:.2f} to {end:.2f} are wanted, but it covers {lo:.2f} to {hi:.2f}.")
+        raise MediaError(f"{info.path}: seconds {start:.2f} to {end:.2f} are wanted, "
+                         f"but it covers {lo:.2f} to {hi:.2f}.")
     times = [start + i / float(timeline.fps) for i in range(timeline.n_frames)]
     v = read_frames(info, times, timeline.video.height, timeline.video.width) if info.picture else None
     a = read_wave(info, start, timeline.n_samples, timeline.sample_rate) if info.sound else None
     return v, a
 
-# %% ../../nbs/day02_cache/01_media.ipynb #03213f50
+# %% ../../nbs/day02_cache/01_media.ipynb #f16e6331
 def loudest_db(
     wave: np.ndarray,       # (samples,) float32
     sample_rate: int = 16000,

@@ -4,7 +4,7 @@
 __all__ = ['MEDIA', 'KEYS', 'SLACK', 'Entry', 'Problem', 'safe_id', 'read_jsonl', 'read_folder', 'split_entries', 'find_entries',
            'spans', 'starts', 'Window', 'plan']
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #c384f21f
+# %% ../../nbs/day02_cache/02_sources.ipynb #636a250b
 import hashlib
 import json
 import re
@@ -18,7 +18,7 @@ from ..core import CacheError, derive_seed
 from .media import MediaInfo, probe
 from ..timeline import Timeline
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #4cfb544d
+# %% ../../nbs/day02_cache/02_sources.ipynb #30c8d8d2
 @dataclass
 class Entry:
     "What is to be cached: one line of a metadata.jsonl, or one file of a folder."
@@ -32,7 +32,7 @@ class Entry:
     extras: dict = field(default_factory=dict)
     part: str = ""                  # of a folder with one file only: "train" or "val" takes its share of the windows
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #a9374df5
+# %% ../../nbs/day02_cache/02_sources.ipynb #32b8482a
 @dataclass
 class Problem:
     "Something that a user should know about one clip."
@@ -43,33 +43,37 @@ class Problem:
     def to_dict(self): return asdict(self)
     def __str__(self): return self.reason if self.reason.startswith(self.where) else f"{self.where}: {self.reason}"
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #2ae2e459
-MEDIA = {".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif",
+# %% ../../nbs/day02_cache/02_sources.ipynb #e21a9b91
+MEDIA = {".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".flv", ".wmv", ".3gp",
+         ".gif",
          ".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac", ".opus"}
-KEYS = {"video": ("video", "video_path", "file_name"), "audio": ("audio", "audio_path"), "image": ("image_path", "image")}
+KEYS = {"video": ("video", "video_path", "file_name"), "audio": ("audio", "audio_path"),
+        "image": ("image_path", "image")}
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #cb7dd281
+# %% ../../nbs/day02_cache/02_sources.ipynb #ce1441c9
 def _path(row, kind, folder):
     "The path that a line gives for its video, audio or image, relative to the file that lists it."
     given = next((row.pop(n) for n in KEYS[kind] if row.get(n) is not None), None)
-    if given is not None and (not isinstance(given, str) or not given): raise ValueError(f"{kind} must be a path, not {given!r}")
+    if given is not None and (not isinstance(given, str) or not given):
+        raise ValueError(f"{kind} must be a path, not {given!r}")
     return folder / given if given else None
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #50ff8814
+# %% ../../nbs/day02_cache/02_sources.ipynb #98b5a052
 def _captions(row) -> list:
     "The main caption and all others, without repeats."
     main, more = row.pop("caption", None), row.pop("captions", None) or []
     said = [*(main if isinstance(main, list) else [main]), *([more] if isinstance(more, str) else more)]
-    if any(not isinstance(c, str) for c in said if c is not None): raise ValueError(f"captions must be text, found {said!r:.60}")
+    if any(not isinstance(c, str) for c in said if c is not None):
+        raise ValueError(f"captions must be text, found {said!r:.60}")
     return list(dict.fromkeys(c.strip() for c in said if c and c.strip()))
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #3a0fcf7d
+# %% ../../nbs/day02_cache/02_sources.ipynb #c7c9fd8f
 def safe_id(name) -> str:
     "A name that can be a file name: what cannot stay becomes `_`, with a hash so that two names never meet."
     clean = re.sub(r"[^\w.-]+", "_", str(name)).lstrip(".")[:100]
     return clean if clean == str(name) else f"{clean}-{derive_seed('id', str(name)) & 0xffffff:06x}"
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #8464b284
+# %% ../../nbs/day02_cache/02_sources.ipynb #443f2047
 def _entry(row, folder, where) -> Entry:
     "One decoded line of a metadata.jsonl. Raises ValueError in words."
     if not isinstance(row, dict): raise ValueError(f"expected an object {{...}}, found {str(row)[:40]!r}")
@@ -82,7 +86,7 @@ def _entry(row, folder, where) -> Entry:
     events = row.pop("events", None)
     return Entry(safe_id(name), where, **paths, captions=_captions(row), events=events, extras=row)
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #7a7c0204
+# %% ../../nbs/day02_cache/02_sources.ipynb #dc21a3c6
 def _line(line, folder, where):
     "An `Entry` from one line, or the `Problem` with it."
     try: return _entry(json.loads(line), folder, where)
@@ -90,7 +94,7 @@ def _line(line, folder, where):
     except json.JSONDecodeError as e: return Problem(None, where, f"is not JSON ({e.msg} at column {e.colno})")
     except ValueError as e: return Problem(None, where, str(e))
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #3ad1892c
+# %% ../../nbs/day02_cache/02_sources.ipynb #5483d237
 def read_jsonl(
     path,       # metadata.jsonl
 ):              # (entries, problems)
@@ -105,11 +109,12 @@ def read_jsonl(
         seen.setdefault(e.id, n)
     return entries, problems
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #992e31ee
+# %% ../../nbs/day02_cache/02_sources.ipynb #4bf78545
 def _files(folder):
     "Media files below a folder, in a fixed order, but for hidden ones."
     found = (p for p in folder.rglob("*") if p.suffix.lower() in MEDIA and p.is_file())
-    return sorted((p for p in found if not any(x.startswith(".") for x in p.relative_to(folder).parts)), key=lambda p: p.as_posix())
+    return sorted((p for p in found if not any(x.startswith(".") for x in p.relative_to(folder).parts)),
+                  key=lambda p: p.as_posix())
 
 def _beside(p):
     "The caption in a text file of the same name."
@@ -117,7 +122,7 @@ def _beside(p):
     said = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
     return [said] if said else []
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #2e7cf8c7
+# %% ../../nbs/day02_cache/02_sources.ipynb #ba587a07
 def read_folder(folder) -> list:    # of Entry
     "Every media file below a folder; a text file of the same name beside it is its caption."
     folder = Path(folder)
@@ -126,13 +131,13 @@ def read_folder(folder) -> list:    # of Entry
     names = {p: p.relative_to(folder).as_posix() if n in twice else n for p, n in short.items()}
     return [Entry(safe_id(n.replace("/", "__")), str(p), video=p, captions=_beside(p)) for p, n in names.items()]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #5233ca60
+# %% ../../nbs/day02_cache/02_sources.ipynb #76cd5fa6
 def split_entries(
     entries,            # of one source that is not split yet
     split: str,         # "train" or "val"
     fraction: float,    # of the clips that go to val
 ):                      # entries of that split
-    "Train or val by a hash of the id, so that a clip never changes sides; at least one in val. One lone file gives its last window."
+    "Train or val by a hash of the id: a clip never changes sides; val has at least one, or a lone file's last window."
     rank = {e.id: derive_seed("split", e.id) / 2**63 for e in entries}
     if len(entries) == 1:
         entries[0].part = split
@@ -141,7 +146,7 @@ def split_entries(
     if len(val) == len(rank): val.discard(max(rank, key=rank.get))
     return [e for e in entries if e.extras.get("split", "val" if e.id in val else "train") == split]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #6e58ce86
+# %% ../../nbs/day02_cache/02_sources.ipynb #b6afbfd1
 def find_entries(
     data_root,              # folder with {split}/metadata.jsonl, or metadata.jsonl, or just videos; or a .jsonl file
     split: str,
@@ -150,22 +155,24 @@ def find_entries(
     "The clips of a split, wherever they are listed. Raises CacheError when there are none."
     root = Path(data_root).expanduser()
     own, listed = root / split, root if root.is_file() else root / "metadata.jsonl"
-    if not root.exists(): raise CacheError(f"{root}: no such folder. `make toy-data` writes data/toy; for your own clips set data_root.")
+    if not root.exists():
+        raise CacheError(f"{root}: no such folder. `make toy-data` writes data/toy; for your own clips set data_root.")
     if (own / "metadata.jsonl").is_file(): return _some(*read_jsonl(own / "metadata.jsonl"), own)
     if listed.is_file(): entries, problems = _some(*read_jsonl(listed), listed)
     elif own.is_dir(): return _some(read_folder(own), [], own)
     elif any((root / s).is_dir() for s in ("train", "val")):
-        raise CacheError(f"{own}: no such split. {root} holds {', '.join(sorted(p.name for p in root.iterdir() if p.is_dir()))}.")
+        there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir()))
+        raise CacheError(f"{own}: no such split. {root} holds {there}.")
     else: entries, problems = _some(read_folder(root), [], root)
     return split_entries(entries, split, val_fraction), problems
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #ff731ee8
+# %% ../../nbs/day02_cache/02_sources.ipynb #9d11e3dd
 def _some(entries, problems, where):
     if entries or problems: return entries, problems
     raise CacheError(f"{where}: no clips. Expected a metadata.jsonl with lines like "
                      '{"id": "a", "video": "a.mp4", "caption": "..."}, or video files.')
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #0a57fb3b
+# %% ../../nbs/day02_cache/02_sources.ipynb #4e1aea4a
 def spans(picture, sound, shortest):
     "(first second, last second, picture, sound): where both are, or the longer alone when they hardly meet."
     tracks = [t for t in (picture and picture.picture, sound and sound.sound) if t]
@@ -175,7 +182,7 @@ def spans(picture, sound, shortest):
     if v.end - v.start >= min(shortest, a.end - a.start): return v.start, v.end, picture, None
     return a.start, a.end, None, sound
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #2fd2deb5
+# %% ../../nbs/day02_cache/02_sources.ipynb #b9afbe89
 SLACK = 0.02    # seconds that may be missing at the end of a window: less than half a frame
 
 def starts(
@@ -191,7 +198,7 @@ def starts(
     if len(own) > most: own = [own[i] for i in np.linspace(0, len(own) - 1, most).round().astype(int)]
     return [(i, i * seconds) for i in own]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #f561c0e4
+# %% ../../nbs/day02_cache/02_sources.ipynb #86472a22
 @dataclass
 class Window:
     "One clip to be: some seconds of an entry."
@@ -203,7 +210,7 @@ class Window:
     sound: MediaInfo | None
     key: str                        # changes when the source, the caption or the cut changes
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #522b6fbe
+# %% ../../nbs/day02_cache/02_sources.ipynb #513199bf
 def _fingerprint(path) -> list:
     "Size and both ends of a file: enough to see that it was replaced, quick even for a film."
     end = 1 << 20
@@ -214,7 +221,7 @@ def _fingerprint(path) -> list:
         h.update(f.read())
     return [path.name, size, h.hexdigest()]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #ad2c7906
+# %% ../../nbs/day02_cache/02_sources.ipynb #3da57950
 def _tracks(e: Entry):
     "(file with the picture, file with the sound), each None where there is none. Raises MediaError, ValueError."
     for p in (e.video, e.audio, e.image):
@@ -224,14 +231,15 @@ def _tracks(e: Entry):
     if e.audio and not other.sound: raise ValueError(f"{e.audio} has no sound")
     return info if info and info.picture else None, other if other and other.sound else None
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #ae16007d
+# %% ../../nbs/day02_cache/02_sources.ipynb #1f24deb4
 def _window(e, s, name, start, clock, picture, sound) -> Window:
     "A window with its key."
     files = [_fingerprint(p) for p in dict.fromkeys((e.video, e.audio, e.image)) if p]
-    said = [e.captions, e.events, e.extras, files, start, clock.to_dict(), bool(picture), bool(sound), s.silence, s.silence_db]
+    said = [e.captions, e.events, e.extras, files, start, clock.to_dict(), bool(picture), bool(sound), s.silence,
+            s.silence_db]
     return Window(name, e, start, clock, picture, sound, f"{derive_seed('source', said):016x}")
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #26dc1058
+# %% ../../nbs/day02_cache/02_sources.ipynb #f2908c69
 def plan(
     e: Entry,
     s,                  # CacheSettings
@@ -239,10 +247,13 @@ def plan(
 ) -> list:              # of Window
     "Look into an entry's files and cut it in windows. Raises MediaError, or ValueError in words."
     picture, sound = _tracks(e)
-    if not picture and not sound: return [_window(e, s, e.id, 0., replace(clock, n_frames=clock.video.first), None, None)]
+    if not picture and not sound:
+        return [_window(e, s, e.id, 0., replace(clock, n_frames=clock.video.first), None, None)]
     lo, hi, picture, sound = spans(picture, sound, s.min_seconds)
     if hi - lo < s.min_seconds: raise ValueError(f"covers only {hi - lo:.2f} s; min_seconds is {s.min_seconds}")
     cuts, name = starts(hi - lo, clock.seconds, s.max_windows_per_video, e.part), e.id
-    if not cuts: cuts, clock = [(0, 0.)], Timeline.from_seconds(hi - lo + SLACK, clock.fps, clock.sample_rate, clock.video, clock.audio)
+    if not cuts:
+        cuts, rates = [(0, 0.)], (clock.fps, clock.sample_rate, clock.video, clock.audio)
+        clock = Timeline.from_seconds(hi - lo + SLACK, *rates)
     many = hi - lo >= 2 * clock.seconds
     return [_window(e, s, f"{name}_w{i:03d}" if many else name, lo + t, clock, picture, sound) for i, t in cuts]

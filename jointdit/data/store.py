@@ -4,7 +4,7 @@
 __all__ = ['FOLDERS', 'SUFFIX', 'Store', 'caption_hash', 'context_bytes', 'read_tensors', 'read_context', 'load_meta', 'Moments',
            'fake_cache']
 
-# %% ../../nbs/day02_cache/03_store.ipynb #faa9fafb
+# %% ../../nbs/day02_cache/03_store.ipynb #5e803578
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save
 from ..core import CacheError, Context, derive_seed, load_json, named_rng, save_json, write_atomic
 from ..timeline import Timeline
 
-# %% ../../nbs/day02_cache/03_store.ipynb #0aad4e96
+# %% ../../nbs/day02_cache/03_store.ipynb #4ebe50a9
 FOLDERS = {"v": "video_latents", "a": "audio_latents", "clip": "img_clip", "image": "img_clip", "frame": "first_frames",
            "meta": "meta"}
-SUFFIX = {"v": ".safetensors", "a": ".safetensors", "clip": ".pt", "image": ".safetensors", "frame": ".png", "meta": ".json"}
+SUFFIX = {"v": ".safetensors", "a": ".safetensors", "clip": ".pt", "image": ".safetensors", "frame": ".png",
+          "meta": ".json"}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #faf3a70e
+# %% ../../nbs/day02_cache/03_store.ipynb #b2f60fe1
 class Store:
     "One split of a cache: where each file lies, how it is written and read."
     def __init__(self, cache_dir, split): self.root, self.split = Path(cache_dir), split
@@ -34,48 +35,32 @@ class Store:
     def text_path(self, encoder, caption):
         return self.root / "text" / encoder / f"{caption_hash(caption)}.safetensors"
 
-# %% ../../nbs/day02_cache/03_store.ipynb #de6c64ab
+# %% ../../nbs/day02_cache/03_store.ipynb #ef427fac
 def caption_hash(caption: str) -> str:
     "16 hex digits that name a caption's file."
     return f"{derive_seed('caption', caption):016x}"
 
-# %% ../../nbs/day02_cache/03_store.ipynb #952921d1
+# %% ../../nbs/day02_cache/03_store.ipynb #37c952eb
 def context_bytes(c: Context) -> bytes:
     "A `Context` of one as safetensors."
     return save({"pooled": _own(c.pooled[0]), "tokens": _own(c.tokens[0]), "mask": c.mask[0].cpu().clone()})
 
 def _own(x): return x.detach().float().cpu().contiguous().clone()
 
+# %% ../../nbs/day02_cache/03_store.ipynb #04121767
 def read_tensors(path) -> dict:
     "A safetensors file. Raises CacheError."
     try: return load_file(path)
     except (OSError, SafetensorError) as e:
-        raise CacheError(f"{path}: missing or damaged ({e}). Run the caching command again: it makes what is missing.") from None
+        raise CacheError(f"{path}: missing or damaged ({e}). "
+                         "Delete it and run the caching command again: it makes what is missing.") from None
 
 def read_context(path) -> Context:
     "A `Context` of one, from its file."
     d = read_tensors(path)
     return Context(d["pooled"][None], d["tokens"][None], d["mask"].bool()[None])
 
-# %% ../../nbs/day02_cache/03_store.ipynb #055c8dc6
-def context_bytes(c: Context) -> bytes:
-    "A `Context` of one as safetensors."
-    return save({"pooled": _own(c.pooled[0]), "tokens": _own(c.tokens[0]), "mask": c.mask[0].cpu().clone()})
-
-def _own(x): return x.detach().float().cpu().contiguous().clone()
-
-def read_tensors(path) -> dict:
-    "A safetensors file. Raises CacheError."
-    try: return load_file(path)
-    except (OSError, SafetensorError) as e:
-        raise CacheError(f"{path}: missing or damaged ({e}). Run the caching command again: it makes what is missing.") from None
-
-def read_context(path) -> Context:
-    "A `Context` of one, from its file."
-    d = read_tensors(path)
-    return Context(d["pooled"][None], d["tokens"][None], d["mask"].bool()[None])
-
-# %% ../../nbs/day02_cache/03_store.ipynb #e1f5af9f
+# %% ../../nbs/day02_cache/03_store.ipynb #ff067dba
 @patch
 def put_text(self: Store, encoder, caption, context):
     "Keep the condition of a caption, once for all clips that share it."
@@ -84,7 +69,7 @@ def put_text(self: Store, encoder, caption, context):
 @patch
 def get_text(self: Store, encoder, caption) -> Context: return read_context(self.text_path(encoder, caption))
 
-# %% ../../nbs/day02_cache/03_store.ipynb #23da22e2
+# %% ../../nbs/day02_cache/03_store.ipynb #69cae152
 def _payload(kind, x) -> bytes:
     "What goes into the file of this kind."
     if kind in "va": return save({"latents": _own(x)})
@@ -94,7 +79,7 @@ def _payload(kind, x) -> bytes:
     torch.save(_own(x.pooled[0]), buffer)
     return buffer.getvalue()
 
-# %% ../../nbs/day02_cache/03_store.ipynb #352f693d
+# %% ../../nbs/day02_cache/03_store.ipynb #64b225a6
 @patch
 def put(self: Store,
     meta: dict,         # id, timeline, ... ; presence and file names are filled in here
@@ -115,13 +100,15 @@ def put(self: Store,
     save_json(self.path("meta", clip), meta)
     return meta
 
-# %% ../../nbs/day02_cache/03_store.ipynb #ea4facb1
+# %% ../../nbs/day02_cache/03_store.ipynb #d675ac7e
 def load_meta(
     path,       # cache/meta/{split}/{id}.json
 ) -> dict:      # v_file, a_file, clip_file, clip_tokens, img_firstframe as paths that exist, or None
     "Read one clip's meta from anywhere, also from a cache that was moved. Raises CacheError."
     path = Path(path)
-    if not path.is_file(): raise CacheError(f"{path}: no such cached clip. Metas lie in <cache>/meta/<split>/*.json; run make cache-train.")
+    if not path.is_file():
+        raise CacheError(f"{path}: no such cached clip. Metas lie in <cache>/meta/<split>/*.json; "
+                         "run make cache-train.")
     meta = load_json(path)
     if not isinstance(meta, dict) or "timeline" not in meta or "id" not in meta:
         raise CacheError(f"{path}: not the meta of a cached clip (it has no timeline).")
@@ -130,26 +117,19 @@ def load_meta(
         meta[key] = str(store.path(kind, path.stem)) if meta.get(key) else None
     return meta | {"clip_tokens": str(store.path("image", path.stem)) if meta["clip_file"] else None}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #69f1ba6c
+# %% ../../nbs/day02_cache/03_store.ipynb #54ea7401
 @patch
 def get_meta(self: Store, clip) -> dict:
     "A clip's meta, its file names brought up to date with where the cache lies now. Raises CacheError."
     return load_meta(self.path("meta", clip))
 
-# %% ../../nbs/day02_cache/03_store.ipynb #85fd2151
+# %% ../../nbs/day02_cache/03_store.ipynb #959e1b2c
 @patch
 def latents(self: Store, meta) -> tuple:
     "((T, C, H, W) or None, (C, L, F) or None) of a clip."
     return tuple(read_tensors(meta[k])["latents"] if meta[k] else None for k in ("v_file", "a_file"))
 
-@patch
-def read_index(self: Store) -> dict:
-    "The split's index. Raises CacheError that says how to make it."
-    if not self.index_path.is_file():
-        raise CacheError(f"{self.root}: no cached {self.split} split ({self.index_path.name} is missing). Run: make cache-{self.split}")
-    return load_json(self.index_path)
-
-# %% ../../nbs/day02_cache/03_store.ipynb #c36346e8
+# %% ../../nbs/day02_cache/03_store.ipynb #cf95d9c2
 @patch
 def finished(self: Store, clip, source_key) -> dict | None:
     "The meta of a clip that is cached completely and from the same source, else None."
@@ -160,7 +140,7 @@ def finished(self: Store, clip, source_key) -> dict | None:
     files = [meta[k] for k in ("v_file", "a_file", "clip_file", "clip_tokens", "img_firstframe") if meta[k]]
     return meta if meta.get("source_key") == source_key and all(Path(f).is_file() for f in files) else None
 
-# %% ../../nbs/day02_cache/03_store.ipynb #f2f4f01a
+# %% ../../nbs/day02_cache/03_store.ipynb #777ae449
 @dataclass
 class Moments:
     "Mean and standard deviation per channel, gathered clip by clip (Chan, Golub and LeVeque 1979)."
@@ -168,7 +148,7 @@ class Moments:
     mean: torch.Tensor | float = 0.
     m2: torch.Tensor | float = 0.
 
-# %% ../../nbs/day02_cache/03_store.ipynb #d0b7a35d
+# %% ../../nbs/day02_cache/03_store.ipynb #aaaafd5c
 @patch
 def add(self: Moments,
     x: torch.Tensor,    # latents
@@ -182,14 +162,14 @@ def add(self: Moments,
     self.mean, self.m2 = self.mean + d * n / total, self.m2 + m2 + d.square() * self.n * n / total
     self.n = total
 
-# %% ../../nbs/day02_cache/03_store.ipynb #ba67d343
+# %% ../../nbs/day02_cache/03_store.ipynb #2cbde1d4
 @patch
 def to_dict(self: Moments) -> dict | None:
     "For the index; None when no clip had the stream."
     if not self.n: return None
     return {"mean": self.mean.tolist(), "std": (self.m2 / self.n).sqrt().tolist(), "count": self.n}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #b79c84f9
+# %% ../../nbs/day02_cache/03_store.ipynb #6f5e64cf
 @patch
 def _row(self: Store, m, v: Moments, a: Moments) -> dict:
     "A clip's line in the index; its latents are added to the moments."
@@ -199,7 +179,7 @@ def _row(self: Store, m, v: Moments, a: Moments) -> dict:
     seconds = Timeline.from_dict(m["timeline"]).seconds
     return {"id": m["id"], "has_video": x is not None, "has_audio": y is not None, "seconds": seconds}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #994e7911
+# %% ../../nbs/day02_cache/03_store.ipynb #53044cf0
 @patch
 def write_index(self: Store,
     clips,              # ids, in the order of the dataset
@@ -215,20 +195,16 @@ def write_index(self: Store,
     save_json(self.index_path, index)
     return index
 
-# %% ../../nbs/day02_cache/03_store.ipynb #2eb99dee
-@patch
-def latents(self: Store, meta) -> tuple:
-    "((T, C, H, W) or None, (C, L, F) or None) of a clip."
-    return tuple(read_tensors(meta[k])["latents"] if meta[k] else None for k in ("v_file", "a_file"))
-
+# %% ../../nbs/day02_cache/03_store.ipynb #968ca422
 @patch
 def read_index(self: Store) -> dict:
     "The split's index. Raises CacheError that says how to make it."
     if not self.index_path.is_file():
-        raise CacheError(f"{self.root}: no cached {self.split} split ({self.index_path.name} is missing). Run: make cache-{self.split}")
+        raise CacheError(f"{self.root}: no cached {self.split} split ({self.index_path.name} is missing). "
+                         f"Run: make cache-{self.split}")
     return load_json(self.index_path)
 
-# %% ../../nbs/day02_cache/03_store.ipynb #462c998d
+# %% ../../nbs/day02_cache/03_store.ipynb #2cf2ae09
 def _fake_latents(g, clock, has_v, has_a):
     "Noise with a colour of its own that drifts: easy to learn, and never the same."
     def noise(*s): return torch.randn(*s, generator=g)
@@ -238,16 +214,17 @@ def _fake_latents(g, clock, has_v, has_a):
     a = noise(D, 1, 1) + .3 * noise(D, L, 1).cumsum(1) + .3 * noise(D, L, F)
     return v if has_v else None, a if has_a else None
 
-# %% ../../nbs/day02_cache/03_store.ipynb #39772063
+# %% ../../nbs/day02_cache/03_store.ipynb #3897032e
 def _fake_context(g, n, dim):
     pooled = torch.nn.functional.normalize(torch.randn(1, dim, generator=g), dim=-1)
     return Context(pooled, torch.randn(1, n, dim, generator=g), torch.ones(1, n, dtype=torch.bool))
 
 def _fake_meta(clip, split, said, silent, clock):
-    return {"id": clip, "split": split, "source": "fake", "caption": said, "captions": [said] if said else [], "silent": silent,
+    return {"id": clip, "split": split, "source": "fake", "caption": said, "captions": [said] if said else [],
+            "silent": silent,
             "timeline": clock.to_dict(), "start_seconds": 0., "source_key": "fake", "extras": {}}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #114d162d
+# %% ../../nbs/day02_cache/03_store.ipynb #49613698
 def fake_cache(
     folder,                     # cache folder to make
     n: int = 8,                 # clips
@@ -268,6 +245,7 @@ def fake_cache(
         g, said = named_rng("fake", seed, split, i), f"thing number {i % 4}" if captions else None
         if said: store.put_text("fake", said, _fake_context(g, n_text, text_dim))
         v, a = _fake_latents(g, timeline, *presence[i % len(presence)])
-        store.put(_fake_meta(clip, split, said, a is None, timeline), v, a, _fake_context(g, n_image, text_dim) if images else None)
+        store.put(_fake_meta(clip, split, said, a is None, timeline), v, a,
+                  _fake_context(g, n_image, text_dim) if images else None)
     store.write_index(ids, {"text_encoder": "fake", "video_codec": "fake", "audio_codec": "fake"})
     return store.root
