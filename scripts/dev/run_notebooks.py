@@ -25,9 +25,13 @@ def parameters(notebook: Path) -> dict:
         raise SystemExit(f"{notebook.relative_to(ROOT)}: {len(tagged)} cells tagged 'parameters', expected one")
     found = {}
     for node in ast.parse("".join(tagged[0]["source"])).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        if not isinstance(node, ast.Assign):
+            continue
+        target, value = node.targets[0], node.value
+        pairs = zip(target.elts, value.elts) if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) else [(target, value)]
+        for name, said in pairs:
             try:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
+                found[name.id] = ast.literal_eval(said)
             except ValueError:
                 pass                       # an expression: left as it is, only literals are injected
     if not found:
