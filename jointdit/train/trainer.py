@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAMES', 'move_batch', 'batch_losses', 'TrainResult', 'train', 'TrainSettings', 'Trainer']
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #796eab3d
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #dcb6fe55
 import math, os, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from .run import Trainer, TrainSettings
 
 _all_ = ["TrainSettings", "Trainer"]
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #2ff561a1
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #c0afd43e
 def move_batch(
     batch: dict,   # as `collate` makes it
     piece: slice,  # which of its clips
@@ -35,7 +35,7 @@ def move_batch(
     out = {k: cut(batch[k]) for k in ("v_latents", "a_latents", "t_ctx", "i_ctx")}
     return {k: x if x is None else x.to(device) for k, x in out.items()} | {"timeline": batch["timeline"]}
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #567293a6
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #6c5aaef2
 def batch_losses(
     model,
     batch: dict,  # on the device
@@ -52,7 +52,7 @@ def batch_losses(
     return (None if pred_v is None else stream_losses(pred_v, target_v, plan.learn_v),
             None if pred_a is None else stream_losses(pred_a, target_a, plan.learn_a))
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #5a63467b
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #d104e76e
 @patch
 def draw(self: Trainer, k: int) -> tuple:
     "Batch and plan of step k, on the CPU: a pure function of the settings and k."
@@ -61,14 +61,14 @@ def draw(self: Trainer, k: int) -> tuple:
     maps = time_maps(self.model, batch)
     return batch, plan_batch(batch, turns, maps, s.tasks, s.time, s.drop, s.runtime.seed)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #d06ebd13
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #87d68a90
 @patch
 def _weights(self: Trainer, plan):
     "What one clip's loss counts in each stream: the stream's weight over the clips that learn in it."
     n_v, n_a = (max(1, int(x.any(1).sum())) for x in (plan.learn_v, plan.learn_a))
     return self.settings.weight_v / n_v, self.settings.weight_a / n_a
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #7b08dee8
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #b590d637
 @patch
 def backward(self: Trainer, batch, plan):
     "Gradients of the whole batch, piece by piece; returns the clips' losses, (B,) by stream."
@@ -83,7 +83,7 @@ def backward(self: Trainer, batch, plan):
             if l is not None: store.append(l.detach())
     return tuple(torch.cat(x) if x else None for x in kept)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #713b5c5c
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #dfffc439
 @patch
 def train_step(self: Trainer, k: int) -> dict:
     "One optimiser step; returns its numbers. Raises TrainError for a loss that is not finite."
@@ -103,7 +103,7 @@ def train_step(self: Trainer, k: int) -> dict:
     self.ema.update(k)
     return r
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #c26c376a
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #0a2630e5
 @patch
 def next_draw(self: Trainer, k):
     "Batch k; on a GPU the one after it is drawn meanwhile, in a thread."
@@ -113,7 +113,7 @@ def next_draw(self: Trainer, k):
     self.ahead = {k + 1: self.pool.submit(self.draw, k + 1)}
     return got
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #f26a8964
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #0eb23677
 @patch
 def _mean_loss(self: Trainer, s, losses, plan):
     "Mean over the clips that learn in a stream (None if there are none); each also goes to the bin of its time."
@@ -123,7 +123,7 @@ def _mean_loss(self: Trainer, s, losses, plan):
     self.bins.add(s, [x for x, o in zip(times, on) if o], kept)
     return sum(kept) / len(kept) if kept else None
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #327b2588
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #7ae91e03
 @patch
 def _numbers(self: Trainer, k, plan, batch, numbers, there):
     (grad_v, grad_a, grad), rest, B = numbers[:3], numbers[3:], len(plan.tasks)
@@ -134,7 +134,7 @@ def _numbers(self: Trainer, k, plan, batch, numbers, there):
     for s, mine in losses.items(): r["loss_" + s] = self._mean_loss(s, mine, plan)
     return r
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #33729af0
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #2b8b4b89
 NAMES = {"v": "video", "a": "audio"}
 
 @patch
@@ -146,7 +146,7 @@ def _check_finite(self: Trainer, k, batch, losses, grad):
     if streams: self._fail(k, f"the {' and '.join(streams)} loss is not finite", clips, batch)
     if not math.isfinite(grad) and not self.scaler.is_enabled(): self._fail(k, f"the gradient is {grad}", [], batch)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #7ff09a1a
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #980332d6
 def _guilty(batch):
     "Words for clips whose cached latents are not finite."
     found = []
@@ -156,7 +156,7 @@ def _guilty(batch):
         if bad: found.append(f"the cached {NAMES[s]} latents of {', '.join(bad)} are not finite")
     return "; ".join(found)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #a4c0e6a0
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #d7e9b8fc
 @patch
 def _fail(self: Trainer, k, what, clips, batch):
     last, why = latest(self.folder), _guilty(batch)
@@ -166,13 +166,13 @@ def _fail(self: Trainer, k, what, clips, batch):
         "Lower the learning rates in `groups`, raise schedule.warmup, or try runtime.dtype: fp32; the same command goes on from there.")
     raise TrainError(f"step {k + 1}: {what}{whose}. {where} The step was not taken. {why[:1].upper() + why[1:] + '. ' if why else ''}{way}")
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #682d1999
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #eda552a4
 @patch
 def elapsed(self: Trainer) -> float:
     "Seconds of training so far, over all resumptions."
     return self.log.elapsed + (time.perf_counter() - self.began if hasattr(self, "began") else 0.)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #a03fab7c
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #478b7110
 @patch
 def progress(self: Trainer) -> float:
     "Share of the run that is done: by steps or by minutes, whichever is more."
@@ -180,7 +180,7 @@ def progress(self: Trainer) -> float:
     by_time = self.elapsed() / (60 * s.max_minutes) if s.max_minutes else 0.
     return min(1., max(self.step / s.max_steps, by_time))
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #4645f6d2
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #ce970e53
 @patch
 def _stopped(self: Trainer, why):
     path = self.save()
@@ -189,7 +189,7 @@ def _stopped(self: Trainer, why):
     print(f"{why}: stopped after step {self.step}, everything saved in {path}. Run {how} to go on.", flush=True)
     raise KeyboardInterrupt
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #b624a259
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #d772d600
 @patch
 def evaluate(self: Trainer, stop=lambda: False) -> dict | None:
     "The held-out loss of the averaged weights, written to the log; None if there are no held-out clips."
@@ -200,7 +200,7 @@ def evaluate(self: Trainer, stop=lambda: False) -> dict | None:
     self.say(f"held-out velocity loss at step {self.step}: " + "  ".join(f"{n} {got[s]:.4f}" for s, n in (("v", "video"), ("a", "audio")) if s in got))
     return got
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #fbea9425
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #a0abc629
 @patch
 def _report(self: Trainer, r, seconds, bar):
     n, s = self.settings.data.batch_size, self.settings
@@ -217,7 +217,7 @@ def _report(self: Trainer, r, seconds, bar):
     bar.update(1)
     bar.set_postfix_str(f"v {r['loss_v'] or 0:.3f} a {r['loss_a'] or 0:.3f}", refresh=False)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #02162208
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #90742098
 @patch
 def _warn_untrained(self: Trainer):
     "After 50 steps: which tensors have never had a gradient?"
@@ -225,7 +225,7 @@ def _warn_untrained(self: Trainer):
     self.say(f"warning: {len(names)} trainable tensors have had no gradient in 50 steps and learn nothing: {', '.join(names[:6])}"
              + (" ..." if len(names) > 6 else ""))
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #4702143c
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #d4f7d9f7
 @patch
 def _loop(self: Trainer, flag):
     s, o = self.settings, self.settings.output
@@ -241,7 +241,7 @@ def _loop(self: Trainer, flag):
         if o.eval_every and self.step % o.eval_every == 0: self.evaluate(lambda: flag["stop"]); self.tell("eval")
     bar.close()
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #0cdbeb29
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #3ded4e9e
 @dataclass
 class TrainResult:
     "What a finished run leaves."
@@ -258,7 +258,7 @@ class TrainResult:
         "Held-out loss at the end as a share of the one at the start, by stream."
         return {s: self.end[s] / self.start[s] for s in "va" if self.start and self.end and s in self.start and s in self.end}
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #1df2527b
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #a7f619c2
 @patch
 def run(self: Trainer) -> TrainResult:
     "Train to the end. A stop by signal saves and raises KeyboardInterrupt."
@@ -275,7 +275,7 @@ def run(self: Trainer) -> TrainResult:
         path = self.save() if latest(self.folder) is None or step_of(latest(self.folder)) != self.step else latest(self.folder)
         return self._finish(path, seconds)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #47ff3536
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #3f397ff9
 @patch
 def _finish(self: Trainer, path, seconds) -> TrainResult:
     end = self.evaluate()
@@ -288,7 +288,7 @@ def _finish(self: Trainer, path, seconds) -> TrainResult:
     self.tell("end")
     return self.result
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #f1d909e2
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #73e28edd
 def train(
     settings: TrainSettings,
     callbacks=(),  # functions of (trainer, event), event one of start, save, eval, end
