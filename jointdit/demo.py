@@ -4,7 +4,7 @@
 __all__ = ['CSS', 'PROMPTS', 'NEXT', 'hms', 'Plan', 'Shown', 'clip_html', 'table_html', 'write_page', 'Demo', 'text_requests',
            'directed_requests']
 
-# %% ../nbs/day09_studio/02_demo.ipynb #84ce3723
+# %% ../nbs/day09_studio/02_demo.ipynb #2c13cdc1
 import html, os, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,15 +22,16 @@ from .settings import load_settings
 from .toyworld import write_dataset
 from .train.checkpoint import latest, run_folder
 from .train.metrics import plot_run
-from .train.trainer import TrainSettings, train
+from .train.stage import train_stage
+from .train.trainer import TrainSettings
 
-# %% ../nbs/day09_studio/02_demo.ipynb #2d1fe795
+# %% ../nbs/day09_studio/02_demo.ipynb #c500fd88
 def hms(seconds: float) -> str:
     "Seconds as a person says them: 8 s, 1 min 05 s."
     s = max(0, round(seconds))
     return f"{s} s" if s < 60 else f"{s//60} min {s%60:02d} s"
 
-# %% ../nbs/day09_studio/02_demo.ipynb #20fdfe19
+# %% ../nbs/day09_studio/02_demo.ipynb #8af8835a
 @dataclass
 class Plan:
     "Steps with an estimate of seconds each; prints what is done, what it took, what is left."
@@ -50,7 +51,7 @@ class Plan:
         self.took[name] = time.perf_counter() - start
         print(f"[{at}/{len(self.estimates)}] {name}: {hms(self.took[name])}", flush=True)
 
-# %% ../nbs/day09_studio/02_demo.ipynb #fa2af33b
+# %% ../nbs/day09_studio/02_demo.ipynb #bf140319
 CSS = """body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:68rem;padding:0 1rem;color:#1d2430;background:#fafbfc}
 h1{margin-bottom:.2rem}h2{margin-top:2.4rem}.lead{color:#536072;max-width:46rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1.2rem}
@@ -61,7 +62,7 @@ td,th{padding:.25rem .9rem .25rem 0;text-align:left;border-bottom:1px solid #e4e
 @media(prefers-color-scheme:dark){body{background:#12161c;color:#dfe5ec}.clip{background:#1a2028;border-color:#2b3440}
 td,th{border-color:#2b3440}code{background:#222a34}.lead,small,small a{color:#98a5b5}img.wide{background:#fff}}"""
 
-# %% ../nbs/day09_studio/02_demo.ipynb #df4b2f64
+# %% ../nbs/day09_studio/02_demo.ipynb #d9ae30a1
 @dataclass
 class Shown:
     "A clip on the page."
@@ -71,7 +72,7 @@ class Shown:
     sheet: Path | None = None   # contact sheet
     card: Path | None = None    # JSON card
 
-# %% ../nbs/day09_studio/02_demo.ipynb #09e3a69e
+# %% ../nbs/day09_studio/02_demo.ipynb #b4c6988a
 def clip_html(c: Shown, root: Path) -> str:
     "One player with its caption; links relative to `root`."
     link = lambda p: html.escape(os.path.relpath(p, root).replace(os.sep, "/"), quote=True)
@@ -80,7 +81,7 @@ def clip_html(c: Shown, root: Path) -> str:
     return (f'<div class="clip"><video controls loop preload="auto" src="{link(c.mp4)}"></video>'
             f"<p><b>{html.escape(c.title)}</b></p>{note}<small>{extra}</small></div>")
 
-# %% ../nbs/day09_studio/02_demo.ipynb #d22d0023
+# %% ../nbs/day09_studio/02_demo.ipynb #65c93a16
 def table_html(rows) -> str:
     "A table; the first row is its head."
     cell = lambda tag, x: f"<{tag}>{html.escape(str(x))}</{tag}>"
@@ -88,7 +89,7 @@ def table_html(rows) -> str:
     lines = ["<tr>" + "".join(cell("th", x) for x in head) + "</tr>"] + ["<tr>" + "".join(cell("td", x) for x in r) + "</tr>" for r in body]
     return "<table>" + "".join(lines) + "</table>"
 
-# %% ../nbs/day09_studio/02_demo.ipynb #07499159
+# %% ../nbs/day09_studio/02_demo.ipynb #1b8f0743
 def write_page(path: Path,       # the HTML file
                title: str, lead: str,
                sections: list    # (heading, html) pairs
@@ -99,11 +100,11 @@ def write_page(path: Path,       # the HTML file
                         f"<title>{html.escape(title)}</title><style>{CSS}</style><h1>{html.escape(title)}</h1>"
                         f'<p class="lead">{html.escape(lead)}</p>{body}</html>')
 
-# %% ../nbs/day09_studio/02_demo.ipynb #385f1608
+# %% ../nbs/day09_studio/02_demo.ipynb #5f52b327
 PROMPTS = ["a large red metal ball bounces", "a small blue wooden ball bounces", "a large green rubber ball bounces",
            "a slow tune on the bars of a glass xylophone", "a green square lamp glows slowly with a tone", "a large blue rotor spins up"]
 
-# %% ../nbs/day09_studio/02_demo.ipynb #c754fb49
+# %% ../nbs/day09_studio/02_demo.ipynb #9a177d89
 @dataclass
 class Demo:
     "What `make demo` was asked to do, and where its things lie."
@@ -125,7 +126,7 @@ class Demo:
     @property
     def checkpoints(self): return str(self.root/"checkpoints")
 
-# %% ../nbs/day09_studio/02_demo.ipynb #4b21a371
+# %% ../nbs/day09_studio/02_demo.ipynb #555225d1
 @patch
 def plan(self: Demo) -> Plan:
     "Steps and how long each should take on two cores."
@@ -133,7 +134,7 @@ def plan(self: Demo) -> Plan:
     return Plan(first | {"cache": self.clips/12 if self.data is None else 90, "stage A": self.minutes*50 + 20, "stage B": self.minutes*10 + 20,
                          "samples": 12*(len(self.prompts) + 4), "page": 2})
 
-# %% ../nbs/day09_studio/02_demo.ipynb #9256b509
+# %% ../nbs/day09_studio/02_demo.ipynb #c8a991de
 @patch
 def write_clips(self: Demo):
     "Toy clips as MP4 files, unless there are enough of them already."
@@ -146,14 +147,14 @@ def cache(self: Demo):
     encoders = load_encoders(s)
     for split in ("train", "val"): print(build_cache(s, split, encoders))
 
-# %% ../nbs/day09_studio/02_demo.ipynb #b6e7f183
+# %% ../nbs/day09_studio/02_demo.ipynb #47342836
 @patch
 def config(self: Demo, name: str) -> Path|None:
     "A YAML file of the repository; None (the defaults of the code) where the package was installed without it."
     path = Path("configs")/f"{name}.yaml"
     return path if path.is_file() else None
 
-# %% ../nbs/day09_studio/02_demo.ipynb #fe38bb43
+# %% ../nbs/day09_studio/02_demo.ipynb #8a7a304c
 @patch
 def train(self: Demo, stage: str, minutes: float, resume: bool):
     "One stage for so many minutes."
@@ -161,14 +162,14 @@ def train(self: Demo, stage: str, minutes: float, resume: bool):
             "output.ckpt_suffix": self.name, "output.log_suffix": self.name, "output.ckpt_root": self.checkpoints,
             "output.log_root": str(self.root/"logs"), "output.log_every": 10, "output.save_every": 200}
     if stage == "B": over["init"] = str(latest(run_folder("A", self.name, self.checkpoints)))
-    return train(load_settings(TrainSettings, self.config("day05_train" if stage == "A" else "day07_trainB"), overrides=over).settings)
+    return train_stage(load_settings(TrainSettings, self.config("day05_train" if stage == "A" else "day07_trainB"), overrides=over).settings)
 
-# %% ../nbs/day09_studio/02_demo.ipynb #48911c90
+# %% ../nbs/day09_studio/02_demo.ipynb #488e01fd
 def text_requests(prompts, out: Path) -> list:
     "(title, note, settings) of clips made from words alone."
     return [(p, "text → both", dict(prompt=p, out_dir=str(out/f"text{i}"))) for i, p in enumerate(prompts)]
 
-# %% ../nbs/day09_studio/02_demo.ipynb #5d4a0fe8
+# %% ../nbs/day09_studio/02_demo.ipynb #3af1bed4
 def directed_requests(meta_path: Path, meta: dict, out: Path) -> list:
     "(title, note, settings) of clips made from one held-out clip, in every direction that it allows."
     says, start, src = meta["caption"] or "", meta["start_seconds"], meta["source"]
@@ -180,7 +181,7 @@ def directed_requests(meta_path: Path, meta: dict, out: Path) -> list:
     if not meta["has_video"] or not meta["img_firstframe"]: ways.pop("image")
     return [(says or meta["id"], note, dict(prompt=says, out_dir=str(out/f"{meta['id']}_{k}"), **how)) for k, (note, how) in ways.items()]
 
-# %% ../nbs/day09_studio/02_demo.ipynb #affe6ea0
+# %% ../nbs/day09_studio/02_demo.ipynb #bd964e14
 @patch
 def requests(self: Demo) -> list:
     "Everything that the demo samples."
@@ -191,7 +192,7 @@ def requests(self: Demo) -> list:
     texts = self.prompts if self.data is None else ([m["caption"] for m in leaders if m["caption"]] or [""])
     return text_requests(texts, out) + [r for m in leaders for r in directed_requests(store.path("meta", m["id"]), m, out)]
 
-# %% ../nbs/day09_studio/02_demo.ipynb #1be94e0e
+# %% ../nbs/day09_studio/02_demo.ipynb #5b88ce1e
 @patch
 def sample(self: Demo, checkpoint: Path) -> list:
     "The clips of the page; model and codecs are loaded once."
@@ -203,7 +204,7 @@ def sample(self: Demo, checkpoint: Path) -> list:
         shown.append(Shown(title or "no caption: the model dreams", r.files["mp4"], note, r.files.get("png"), r.card_path))
     return shown
 
-# %% ../nbs/day09_studio/02_demo.ipynb #0fc4dc67
+# %% ../nbs/day09_studio/02_demo.ipynb #ad704845
 @patch
 def losses(self: Demo, results: dict) -> str:
     "Held-out losses at start and end of each stage, and the curves."
@@ -214,7 +215,7 @@ def losses(self: Demo, results: dict) -> str:
     pictures = "".join(f'<p>Stage {stage}</p><img class="wide" src="loss_{stage}.png" alt="loss of both streams, stage {stage}">' for stage in results)
     return table_html(rows) + pictures
 
-# %% ../nbs/day09_studio/02_demo.ipynb #76397e87
+# %% ../nbs/day09_studio/02_demo.ipynb #3a864216
 NEXT = """<ul><li><code>make ui</code>: type your own captions; it finds this checkpoint by itself.</li>
 <li><code>DEMO_MINUTES=20 make demo</code>: the clips improve for hours; so does sync.</li>
 <li><code>make demo DATA=path/to/folder</code>: the same on your own videos.</li>
@@ -222,7 +223,7 @@ NEXT = """<ul><li><code>make ui</code>: type your own captions; it finds this ch
 <li><code>make replay CARD=...</code>: any card below a clip makes the same file again.</li>
 <li><code>.venv/bin/jupyter lab nbs</code>: read how all of it works, day by day.</li></ul>"""
 
-# %% ../nbs/day09_studio/02_demo.ipynb #06f8decf
+# %% ../nbs/day09_studio/02_demo.ipynb #6205ebfb
 @patch
 def page(self: Demo, shown, results, took) -> Path:
     "outputs/demo/index.html, with the loss curves beside it."
@@ -238,7 +239,7 @@ def page(self: Demo, shown, results, took) -> Path:
                       [("From words alone", grid(words)), ("From a clip that it has never seen", grid(led)), ("What training did", self.losses(results)),
                        ("Where the time went", times), ("What to try next", NEXT)])
 
-# %% ../nbs/day09_studio/02_demo.ipynb #c3a4c782
+# %% ../nbs/day09_studio/02_demo.ipynb #43c58763
 @patch
 def stage(self: Demo, state: dict, stage: str, minutes: float):
     "Train a stage, or go on with it; its result is remembered."
@@ -254,7 +255,7 @@ def _begin(self: Demo, state, stage):
     self._save(state)
     return False
 
-# %% ../nbs/day09_studio/02_demo.ipynb #d93deabe
+# %% ../nbs/day09_studio/02_demo.ipynb #c5518fbf
 @patch
 def _save(self: Demo, state): save_json(self.out/"state.json", state)
 
@@ -268,7 +269,7 @@ def _load(self: Demo) -> dict:
     if same and not old["finished"] and old["begun"]: print(f"going on with the demo that was interrupted ({path})")
     return old if same and not old["finished"] else new
 
-# %% ../nbs/day09_studio/02_demo.ipynb #317e2fb3
+# %% ../nbs/day09_studio/02_demo.ipynb #df6f2b4c
 @patch
 def run(self: Demo) -> Path:
     "The whole demo; returns the page. Raises JointDiTError; KeyboardInterrupt when stopped, and then the next run goes on."

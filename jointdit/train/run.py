@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DataSettings', 'OutputSettings', 'TrainSettings', 'Trainer', 'fit_model']
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #7f60f2b8
+# %% ../../nbs/day05_stage_a/03_run.ipynb #090e3ca9
 import os, shutil
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from .optim import (EMA, GradNorms, Group, OptimSettings, ScheduleSettings, buil
     load_optimizers, match_groups)
 from .path import DropSettings, TaskMix, TimeSettings
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #1b3f7bdf
+# %% ../../nbs/day05_stage_a/03_run.ipynb #222527ae
 class DataSettings(Strict):
     "What is trained on."
     cache_dir: str = Field("data/cache", description="latent cache made by scripts/data/cache_latents.py")
@@ -37,7 +37,7 @@ class DataSettings(Strict):
     accumulate: int = Field(1, ge=1, description="pieces that a batch is cut into, one after the other, to save memory; changes nothing else")
     ram_gib: float = Field(8.0, ge=0, description="latents kept in memory")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #b5c741f1
+# %% ../../nbs/day05_stage_a/03_run.ipynb #81b08240
 class OutputSettings(Strict):
     "Where a run writes, and how often."
     ckpt_root: str = Field("checkpoints", description="folder of all runs' checkpoints")
@@ -53,7 +53,7 @@ class OutputSettings(Strict):
     sample_cfg: str = Field("configs/day06_infer.yaml", description="settings of the sampler for those clips")
     tensorboard: bool = Field(True, description="write TensorBoard files too")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #136bb6bb
+# %% ../../nbs/day05_stage_a/03_run.ipynb #f0128f76
 class TrainSettings(Strict):
     "A stage of training, entirely."
     ENV: ClassVar[dict[str, str]] = KNOBS_ENV
@@ -78,7 +78,7 @@ class TrainSettings(Strict):
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, description="learning rate over the run")
     output: OutputSettings = Field(default_factory=OutputSettings, description="where and how often to write")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #89215597
+# %% ../../nbs/day05_stage_a/03_run.ipynb #3ceeafc9
 class Trainer:
     "One run: settings in, checkpoints and metrics out. Raises TrainError, CheckpointError, SettingsError."
     def __init__(self, settings: TrainSettings, callbacks=()):
@@ -88,7 +88,7 @@ class Trainer:
         self.log = MetricsLog(self.log_dir, self.step, s.output.tensorboard)
         write_atomic(self.log_dir/"settings.yaml", yaml.safe_dump(s.model_dump(mode="json"), sort_keys=False))
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #83a08bf2
+# %% ../../nbs/day05_stage_a/03_run.ipynb #368b1696
 @patch
 def say(self: Trainer, line):
     "A line for people, above the progress bar."
@@ -99,7 +99,7 @@ def tell(self: Trainer, event):
     "Tell the callbacks."
     for c in self.callbacks: c(self, event)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #d3a679be
+# %% ../../nbs/day05_stage_a/03_run.ipynb #6fc9ca92
 @patch
 def _setup_place(self: Trainer):
     s = self.settings
@@ -110,7 +110,7 @@ def _setup_place(self: Trainer):
     if self.device.type == "cpu": keep_freed_memory()
     warn_alloc_conf()
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #dcb86d06
+# %% ../../nbs/day05_stage_a/03_run.ipynb #346ecdd6
 @patch
 def _setup_data(self: Trainer):
     d, knobs = self.settings.data, self.settings.knobs
@@ -123,21 +123,21 @@ def _setup_data(self: Trainer):
     self.about = dict(timeline=self.data.timelines[0].to_dict(), recipe=self.data.index["recipe"],
                       captions=sorted({c for b in self.held for c in b["caption"] if c})[:16])
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #af65c445
+# %% ../../nbs/day05_stage_a/03_run.ipynb #44691b93
 def _seen(data):
     "Shapes that the model must have, from the clips themselves."
     item = next((x for x in map(data.__getitem__, range(len(data))) if x["text"] is not None), data[0])
     v, a = data.stats_v, data.stats_a
     out = dict(channels_v=len(v[0]) if v else None, channels_a=len(a[0]) if a else None)
-    if item["text"] is not None: out["text_dim"] = item["text"].tokens.shape[-1]
-    if item["clip_tokens"] is not None: out["image_dim"] = item["clip_tokens"].tokens.shape[-1]
+    text, image = (None if item[k] is None else item[k].tokens.shape[-1] for k in ("text", "clip_tokens"))
+    out |= dict(text_dim=text or image, image_dim=image or text)    # one CLIP makes both, so a cache without captions tells too
     return {k: x for k, x in out.items() if x}
 
 def _longest_text(data):
     texts = [data._text(c) for i in range(len(data)) for c in data.captions(i)]
     return max((int(t.mask.sum()) for t in texts if t is not None), default=0)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #b9bdb239
+# %% ../../nbs/day05_stage_a/03_run.ipynb #c72b65d9
 def fit_model(
     model: ModelSettings | None,
     data,       # LatentDataset
@@ -151,7 +151,7 @@ def fit_model(
     if change: say("model: " + ", ".join(f"{k} {getattr(model, k)} -> {v}" for k, v in change.items()) + " (from the cache)")
     return model.model_copy(update=change)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #0ca2b68e
+# %% ../../nbs/day05_stage_a/03_run.ipynb #4162b815
 @patch
 def _setup_model(self: Trainer):
     s, last = self.settings, self._last_state()
@@ -164,7 +164,7 @@ def _setup_model(self: Trainer):
     elif not last: self._start_from(source)
     self.model.to(self.device).train()
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #df52959a
+# %% ../../nbs/day05_stage_a/03_run.ipynb #dd39f9a2
 @patch
 def _checked(self: Trainer, path):
     "The header of a checkpoint that fits the settings and the cache. Raises CheckpointError."
@@ -173,13 +173,13 @@ def _checked(self: Trainer, path):
     check_data(info, self.about); check_knobs(info, s.knobs.model_dump())
     return info
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #824a3441
+# %% ../../nbs/day05_stage_a/03_run.ipynb #70469419
 @patch
 def _statistics(self: Trainer):
     for expert, stats in ((self.model.video, self.data.stats_v), (self.model.audio, self.data.stats_a)):
         if stats: expert.set_statistics(*stats)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #c0212baf
+# %% ../../nbs/day05_stage_a/03_run.ipynb #5c4da593
 @patch
 def _start_from(self: Trainer, path):
     info, weights = read_weights(path)
@@ -187,7 +187,7 @@ def _start_from(self: Trainer, path):
     self.extras["init"] = {"path": str(info.path), "stage": info.stage, "step": info.step}
     self.say(f"starting from the averaged weights of {path} (stage {info.stage}, step {info.step})")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #80d49eba
+# %% ../../nbs/day05_stage_a/03_run.ipynb #5f18f449
 @patch
 def _init_path(self: Trainer):
     "The checkpoint to start from, or None. Raises TrainError where stage B finds none."
@@ -198,7 +198,7 @@ def _init_path(self: Trainer):
     raise TrainError(f"Stage B starts from a Stage A checkpoint, and {s.output.ckpt_root}/ has none. Run "
                      "scripts/train/train_stage_a.py first, or name one with --init.")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #8e8eab32
+# %% ../../nbs/day05_stage_a/03_run.ipynb #87f42ea8
 @patch
 def _last_state(self: Trainer):
     "Reads the run's last good checkpoint into `self.state`; returns its path or None."
@@ -214,7 +214,7 @@ def _last_state(self: Trainer):
     if found: self.say(f"resuming {found}")
     return found
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #6c4cbbf1
+# %% ../../nbs/day05_stage_a/03_run.ipynb #3d24814f
 @patch
 def _put_aside(self: Trainer):
     for folder in {self.folder, self.log_dir}:
@@ -223,7 +223,7 @@ def _put_aside(self: Trainer):
         shutil.rmtree(old, ignore_errors=True); folder.rename(old)
         self.say(f"{folder} put aside as {old.name}")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #9158abac
+# %% ../../nbs/day05_stage_a/03_run.ipynb #82a5390e
 @patch
 def _setup_learning(self: Trainer):
     s = self.settings
@@ -236,7 +236,7 @@ def _setup_learning(self: Trainer):
     if self.state: self._restore(self.state)
     prune(self.folder, 0)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #8baa4b58
+# %% ../../nbs/day05_stage_a/03_run.ipynb #48ca7e66
 @patch
 def describe(self: Trainer) -> list:
     "Lines that say who learns and who does not."
@@ -245,7 +245,7 @@ def describe(self: Trainer) -> list:
     lines = [f"  {g.match:<16} {len(names):>4} tensors {n(names):>11,} numbers  lr {g.lr:.1e}" for g, names in self.matched]
     return ["learning:"] + lines + [f"  frozen           {frozen:>24,} numbers"]
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #c6f3f216
+# %% ../../nbs/day05_stage_a/03_run.ipynb #7f717ec1
 @patch
 def state_dict(self: Trainer) -> dict:
     "Tensors, numbers and text only."
@@ -254,14 +254,14 @@ def state_dict(self: Trainer) -> dict:
     return dict(step=self.step, model=self.model.state_dict(), ema=self.ema.avg, rng=rng, start_eval=self.start_eval,
                 optim=[o.state_dict() for o in self.optimizers], scaler=self.scaler.state_dict(), extras=self.extras)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #7ecf4b53
+# %% ../../nbs/day05_stage_a/03_run.ipynb #60574a40
 @patch
 def header(self: Trainer) -> str:
     s = self.settings
     return header_text(s.stage, self.step, self.model.settings.model_dump(), s.knobs.model_dump(), self.about,
                        s.model_dump(mode="json"), self.extras)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #124ffcaf
+# %% ../../nbs/day05_stage_a/03_run.ipynb #c974e9b2
 @patch
 def save(self: Trainer) -> Path:
     "Write a checkpoint of now; returns its path."
@@ -270,7 +270,7 @@ def save(self: Trainer) -> Path:
     self.tell("save")
     return self.saved
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #b05d5434
+# %% ../../nbs/day05_stage_a/03_run.ipynb #99f6c8bb
 @patch
 def _restore(self: Trainer, state):
     info = read_info(latest(self.folder))

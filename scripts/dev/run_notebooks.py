@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +77,7 @@ def main() -> int:
     notebooks = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
     notebooks = [p for p in notebooks if not args.only or any(w in str(p) for w in args.only)]
     before, failed, start = git_state(), [], time.time()
-    with ThreadPoolExecutor(args.workers) as pool:          # each run has a kernel process of its own
+    with ProcessPoolExecutor(args.workers) as pool:         # processes: papermill changes the working folder of its own
         done = {pool.submit(attempt, p, wanted): str(p.relative_to(ROOT)) for p in notebooks}
         for i, future in enumerate(as_completed(done), 1):
             seconds, error = future.result()

@@ -22,7 +22,7 @@ def layer(name: str, command: list) -> None:
 
 def main() -> None:
     # one thread a process: tests run side by side on few cores, and small tensors gain nothing from more
-    os.environ.update(OMP_NUM_THREADS="1", JOINTDIT_QUIET="1", PYTHONPATH=str(ROOT), PYTHONWARNINGS="ignore", JUPYTER_PLATFORM_DIRS="1")
+    os.environ.update(OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT), PYTHONWARNINGS="ignore", JUPYTER_PLATFORM_DIRS="1")
     coverage = [BIN / "coverage"]
     start = time.time()
     subprocess.run([*map(str, coverage), "erase"], cwd=ROOT)
