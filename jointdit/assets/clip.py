@@ -4,7 +4,7 @@
 __all__ = ['TOY_CLIP', 'CLIP_HOME', 'MIRRORED', 'ClipSettings', 'weights_at', 'valid_pairs', 'check_pair', 'weight_files',
            'offline_if_unreachable', 'load_clip', 'CLIPCondEncoder', 'squared']
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #5de4cc8e
+# %% ../../nbs/day01_assets/04_clip.ipynb #c218d6e8
 import os
 import socket
 from contextlib import contextmanager
@@ -14,23 +14,25 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from .video_codec import fingerprint
 from ..core import AssetError, Context, toy_path
 from ..settings import Strict
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #6d37c2c0
+# %% ../../nbs/day01_assets/04_clip.ipynb #f4b21be5
 TOY_CLIP = ("toy-ViT-8", "toy:clip")
 CLIP_HOME = "assets/models/clip"
 MIRRORED = {("ViT-B-16", "openai"), ("ViT-H-14", "laion2b_s32b_b79k")}  # pairs that `make assets` fetches
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #d6c6b908
+# %% ../../nbs/day01_assets/04_clip.ipynb #bb9a5eeb
 class ClipSettings(Strict):
     "The `clip:` block of the caching and inference YAML."
     enabled: bool = Field(True, description="encode text and images with CLIP; false: train and sample without")
-    variant: str = Field(TOY_CLIP[0], description="open_clip architecture, with dashes: ViT-B-16; alias: model")
-    pretrained: str = Field(TOY_CLIP[1], description="open_clip tag (openai), local folder or file, or toy:clip; alias: model_path")
+    variant: str = Field(TOY_CLIP[0], validation_alias=AliasChoices("variant", "model"),
+                         description="open_clip architecture, with dashes: ViT-B-16; alias: model")
+    pretrained: str = Field(TOY_CLIP[1], validation_alias=AliasChoices("pretrained", "model_path"),
+                            description="open_clip tag (openai), local folder or file, or toy:clip; alias: model_path")
     image_path: str | None = Field(None, description="a still that conditions the clip")
     use_image_firstframe: bool = Field(False, description="take the image from ref_meta's img_firstframe")
 
@@ -44,7 +46,7 @@ class ClipSettings(Strict):
             if data.setdefault(new, value) != value: raise ValueError(f"{old} and {new} are the same setting; give one.")
         return data
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #b102b0a5
+# %% ../../nbs/day01_assets/04_clip.ipynb #9fb2fbd2
 def weights_at(pretrained) -> Path | None:
     "The local folder or file that `pretrained` names, or None when it is a tag."
     text, path = str(pretrained), Path(toy_path(pretrained))
@@ -54,14 +56,14 @@ def weights_at(pretrained) -> Path | None:
         raise AssetError(f"CLIP weights {text!r} do not exist (looked at {path}). Give a folder with open_clip_config.json "
                          "and open_clip_model.safetensors, a weight file, or a tag such as openai.")
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #d6a24904
+# %% ../../nbs/day01_assets/04_clip.ipynb #27bc5429
 def valid_pairs(variant) -> str:
     "The published weights of one architecture, and the toy pair, in words."
     import open_clip
     tags = open_clip.list_pretrained_tags_by_model(variant) if variant != TOY_CLIP[0] else []
     return ", ".join([f"({variant}, {t})" for t in tags] + ["({}, {})".format(*TOY_CLIP), f"({variant}, a local folder or file)"])
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #6b18879b
+# %% ../../nbs/day01_assets/04_clip.ipynb #ad71a448
 def check_pair(
     variant,     # architecture name
     pretrained,  # tag, path or toy:clip
@@ -79,7 +81,7 @@ def check_pair(
     if weights_at(pretrained) is None and pretrained not in open_clip.list_pretrained_tags_by_model(variant):
         raise AssetError(f"{variant} has no weights tagged {pretrained!r}; valid: {valid_pairs(variant)}.")
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #24c2ec2a
+# %% ../../nbs/day01_assets/04_clip.ipynb #02961c44
 def weight_files(variant, pretrained):
     "(folder or None, files): a folder with its own open_clip config, or weights alone; no files for a tag that open_clip must fetch."
     from open_clip.factory import _find_checkpoint_in_dir as find
@@ -91,7 +93,7 @@ def weight_files(variant, pretrained):
     whole = path.is_dir() and (path / "open_clip_config.json").is_file()
     return (path, [path / "open_clip_config.json", *files]) if whole else (None, files)
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #29b3ccb9
+# %% ../../nbs/day01_assets/04_clip.ipynb #95809c33
 @contextmanager
 def offline_if_unreachable(host="huggingface.co", seconds=3.):
     "Within this context a hub that cannot be reached is not asked; files that it gave us before are still found."
@@ -103,7 +105,7 @@ def offline_if_unreachable(host="huggingface.co", seconds=3.):
     try: yield
     finally: constants.HF_HUB_OFFLINE = before
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #dd069609
+# %% ../../nbs/day01_assets/04_clip.ipynb #f9024ab1
 def load_clip(variant, pretrained, device="cpu"):
     "An open_clip model, its tokenizer and fingerprint. Raises AssetError."
     import open_clip
@@ -120,7 +122,7 @@ def load_clip(variant, pretrained, device="cpu"):
                          f"PROFILE=clip` does it); or set clip.enabled: false.") from None
     return model.eval().requires_grad_(False), tokenizer, fingerprint(*files) if files else f"{variant}:{pretrained}"
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #8c62059e
+# %% ../../nbs/day01_assets/04_clip.ipynb #f91ef13e
 class CLIPCondEncoder:
     "Texts and images to `Context`: a normalised pooled vector, and one vector a token, in one shared space."
     def __init__(self, variant=TOY_CLIP[0], pretrained=TOY_CLIP[1], device="cpu"):
@@ -130,7 +132,7 @@ class CLIPCondEncoder:
         proj = self.model.text_projection
         self.dim = proj.out_features if hasattr(proj, "out_features") else proj.shape[1]
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #4b32fdd5
+# %% ../../nbs/day01_assets/04_clip.ipynb #b840fa93
 @patch
 def tokenize(self: CLIPCondEncoder,
     texts,  # list of prompts
@@ -142,7 +144,7 @@ def tokenize(self: CLIPCondEncoder,
             raise AssetError(f"the prompt has {n} tokens, {self.variant} takes {self.context_length}: {t[:60]!r}... Shorten it.")
     return self.tokenizer(list(texts)).to(self.device)
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #cd6ae761
+# %% ../../nbs/day01_assets/04_clip.ipynb #558afe23
 @patch
 @torch.no_grad()
 def text(self: CLIPCondEncoder,
@@ -158,7 +160,7 @@ def text(self: CLIPCondEncoder,
     mask = torch.arange(ids.shape[1], device=ids.device)[None] <= end[:, None]
     return Context(pooled, tokens.float(), mask)
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #7c225a2d
+# %% ../../nbs/day01_assets/04_clip.ipynb #3fd2dd58
 def squared(x, size, mode="bicubic"):
     "Pictures (B, 3, H, W) in 0 ... 1: short side to `size`, then the middle square."
     h, w = (max(size, round(s * size / min(x.shape[2:]))) for s in x.shape[2:])
@@ -167,7 +169,7 @@ def squared(x, size, mode="bicubic"):
     top, left = (h - size) // 2, (w - size) // 2
     return x[:, :, top:top + size, left:left + size]
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #65e63356
+# %% ../../nbs/day01_assets/04_clip.ipynb #582bd987
 @patch
 def preprocess(self: CLIPCondEncoder,
     frames,  # (B, H, W, 3) uint8
@@ -181,7 +183,7 @@ def preprocess(self: CLIPCondEncoder,
     mean, std = (torch.tensor(cfg[k], device=self.device)[:, None, None] for k in ("mean", "std"))
     return (squared(x.to(self.device).permute(0, 3, 1, 2).float() / 255, size, cfg["interpolation"]) - mean) / std
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #5c2b1448
+# %% ../../nbs/day01_assets/04_clip.ipynb #e849c814
 @patch
 @torch.no_grad()
 def image(self: CLIPCondEncoder,
