@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DataSettings', 'OutputSettings', 'TrainSettings', 'Trainer', 'fit_model']
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #090e3ca9
+# %% ../../nbs/day05_stage_a/03_run.ipynb #3da0adaa
 import os, shutil
 from functools import partial
 from pathlib import Path
@@ -23,21 +23,22 @@ from ..settings import KNOBS_ENV, Knobs, Runtime, Strict, autocast, start_runtim
 from .checkpoint import (check_architecture, check_data, check_knobs, differences, fill_model, find_checkpoint,
     header_text, latest, newest_run, prune, read_info, read_state, read_weights, run_folder, write_checkpoint)
 from .metrics import MetricsLog, TimeBins, heldout_batches
+from .pieces import Crew
 from .optim import (EMA, GradNorms, Group, OptimSettings, ScheduleSettings, build_optimizers, freeze_others,
     load_optimizers, match_groups)
 from .path import DropSettings, TaskMix, TimeSettings
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #222527ae
+# %% ../../nbs/day05_stage_a/03_run.ipynb #e75ab61a
 class DataSettings(Strict):
     "What is trained on."
     cache_dir: str = Field("data/cache", description="latent cache made by scripts/data/cache_latents.py")
     train_split: str = Field("train", description="split to train on")
     val_split: str = Field("val", description="held-out split; its loss is the one to compare")
     batch_size: int = Field(32, ge=1, description="clips per optimiser step")
-    accumulate: int = Field(1, ge=1, description="pieces that a batch is cut into, one after the other, to save memory; changes nothing else")
+    accumulate: int = Field(1, ge=1, description="pieces that a batch is cut into: on a GPU one after the other, to save memory; on a CPU side by side, a core each")
     ram_gib: float = Field(8.0, ge=0, description="latents kept in memory")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #81b08240
+# %% ../../nbs/day05_stage_a/03_run.ipynb #4bbfaf8b
 class OutputSettings(Strict):
     "Where a run writes, and how often."
     ckpt_root: str = Field("checkpoints", description="folder of all runs' checkpoints")
@@ -53,7 +54,7 @@ class OutputSettings(Strict):
     sample_cfg: str = Field("configs/day06_infer.yaml", description="settings of the sampler for those clips")
     tensorboard: bool = Field(True, description="write TensorBoard files too")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #f0128f76
+# %% ../../nbs/day05_stage_a/03_run.ipynb #0822f146
 class TrainSettings(Strict):
     "A stage of training, entirely."
     ENV: ClassVar[dict[str, str]] = KNOBS_ENV
@@ -78,7 +79,7 @@ class TrainSettings(Strict):
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, description="learning rate over the run")
     output: OutputSettings = Field(default_factory=OutputSettings, description="where and how often to write")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #3ceeafc9
+# %% ../../nbs/day05_stage_a/03_run.ipynb #cf32685d
 class Trainer:
     "One run: settings in, checkpoints and metrics out. Raises TrainError, CheckpointError, SettingsError."
     def __init__(self, settings: TrainSettings, callbacks=()):
@@ -88,7 +89,7 @@ class Trainer:
         self.log = MetricsLog(self.log_dir, self.step, s.output.tensorboard)
         write_atomic(self.log_dir/"settings.yaml", yaml.safe_dump(s.model_dump(mode="json"), sort_keys=False))
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #368b1696
+# %% ../../nbs/day05_stage_a/03_run.ipynb #7788e2d3
 @patch
 def say(self: Trainer, line):
     "A line for people, above the progress bar."
@@ -99,7 +100,7 @@ def tell(self: Trainer, event):
     "Tell the callbacks."
     for c in self.callbacks: c(self, event)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #6fc9ca92
+# %% ../../nbs/day05_stage_a/03_run.ipynb #f11fcfc7
 @patch
 def _setup_place(self: Trainer):
     s = self.settings
@@ -107,10 +108,11 @@ def _setup_place(self: Trainer):
     self.log_dir = run_folder(s.stage, s.output.log_suffix, s.output.log_root)
     self.device, self.dtype = start_runtime(s.runtime)
     self.cast = partial(autocast, self.device, self.dtype)
+    self.crew = Crew(s.data.accumulate) if self.device.type == "cpu" and s.data.accumulate > 1 else None
     if self.device.type == "cpu": keep_freed_memory()
     warn_alloc_conf()
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #346ecdd6
+# %% ../../nbs/day05_stage_a/03_run.ipynb #dd02e247
 @patch
 def _setup_data(self: Trainer):
     d, knobs = self.settings.data, self.settings.knobs
@@ -123,7 +125,7 @@ def _setup_data(self: Trainer):
     self.about = dict(timeline=self.data.timelines[0].to_dict(), recipe=self.data.index["recipe"],
                       captions=sorted({c for b in self.held for c in b["caption"] if c})[:16])
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #44691b93
+# %% ../../nbs/day05_stage_a/03_run.ipynb #e9c4826e
 def _seen(data):
     "Shapes that the model must have, from the clips themselves."
     item = next((x for x in map(data.__getitem__, range(len(data))) if x["text"] is not None), data[0])
@@ -137,7 +139,7 @@ def _longest_text(data):
     texts = [data._text(c) for i in range(len(data)) for c in data.captions(i)]
     return max((int(t.mask.sum()) for t in texts if t is not None), default=0)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #c72b65d9
+# %% ../../nbs/day05_stage_a/03_run.ipynb #1748bef6
 def fit_model(
     model: ModelSettings | None,
     data,       # LatentDataset
@@ -151,7 +153,7 @@ def fit_model(
     if change: say("model: " + ", ".join(f"{k} {getattr(model, k)} -> {v}" for k, v in change.items()) + " (from the cache)")
     return model.model_copy(update=change)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #4162b815
+# %% ../../nbs/day05_stage_a/03_run.ipynb #311c88ac
 @patch
 def _setup_model(self: Trainer):
     s, last = self.settings, self._last_state()
@@ -164,7 +166,7 @@ def _setup_model(self: Trainer):
     elif not last: self._start_from(source)
     self.model.to(self.device).train()
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #dd39f9a2
+# %% ../../nbs/day05_stage_a/03_run.ipynb #4fb96b41
 @patch
 def _checked(self: Trainer, path):
     "The header of a checkpoint that fits the settings and the cache. Raises CheckpointError."
@@ -173,13 +175,13 @@ def _checked(self: Trainer, path):
     check_data(info, self.about); check_knobs(info, s.knobs.model_dump())
     return info
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #70469419
+# %% ../../nbs/day05_stage_a/03_run.ipynb #69c41ff1
 @patch
 def _statistics(self: Trainer):
     for expert, stats in ((self.model.video, self.data.stats_v), (self.model.audio, self.data.stats_a)):
         if stats: expert.set_statistics(*stats)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #5c4da593
+# %% ../../nbs/day05_stage_a/03_run.ipynb #4ad3b40e
 @patch
 def _start_from(self: Trainer, path):
     info, weights = read_weights(path)
@@ -187,7 +189,7 @@ def _start_from(self: Trainer, path):
     self.extras["init"] = {"path": str(info.path), "stage": info.stage, "step": info.step}
     self.say(f"starting from the averaged weights of {path} (stage {info.stage}, step {info.step})")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #5f18f449
+# %% ../../nbs/day05_stage_a/03_run.ipynb #97c48d80
 @patch
 def _init_path(self: Trainer):
     "The checkpoint to start from, or None. Raises TrainError where stage B finds none."
@@ -198,7 +200,7 @@ def _init_path(self: Trainer):
     raise TrainError(f"Stage B starts from a Stage A checkpoint, and {s.output.ckpt_root}/ has none. Run "
                      "scripts/train/train_stage_a.py first, or name one with --init.")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #87f42ea8
+# %% ../../nbs/day05_stage_a/03_run.ipynb #bc4c6f25
 @patch
 def _last_state(self: Trainer):
     "Reads the run's last good checkpoint into `self.state`; returns its path or None."
@@ -214,7 +216,7 @@ def _last_state(self: Trainer):
     if found: self.say(f"resuming {found}")
     return found
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #3d24814f
+# %% ../../nbs/day05_stage_a/03_run.ipynb #f36b5b27
 @patch
 def _put_aside(self: Trainer):
     for folder in {self.folder, self.log_dir}:
@@ -223,7 +225,7 @@ def _put_aside(self: Trainer):
         shutil.rmtree(old, ignore_errors=True); folder.rename(old)
         self.say(f"{folder} put aside as {old.name}")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #82a5390e
+# %% ../../nbs/day05_stage_a/03_run.ipynb #65ed3e61
 @patch
 def _setup_learning(self: Trainer):
     s = self.settings
@@ -236,7 +238,7 @@ def _setup_learning(self: Trainer):
     if self.state: self._restore(self.state)
     prune(self.folder, 0)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #48ca7e66
+# %% ../../nbs/day05_stage_a/03_run.ipynb #c677a003
 @patch
 def describe(self: Trainer) -> list:
     "Lines that say who learns and who does not."
@@ -245,7 +247,7 @@ def describe(self: Trainer) -> list:
     lines = [f"  {g.match:<16} {len(names):>4} tensors {n(names):>11,} numbers  lr {g.lr:.1e}" for g, names in self.matched]
     return ["learning:"] + lines + [f"  frozen           {frozen:>24,} numbers"]
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #7f717ec1
+# %% ../../nbs/day05_stage_a/03_run.ipynb #752624bd
 @patch
 def state_dict(self: Trainer) -> dict:
     "Tensors, numbers and text only."
@@ -254,14 +256,14 @@ def state_dict(self: Trainer) -> dict:
     return dict(step=self.step, model=self.model.state_dict(), ema=self.ema.avg, rng=rng, start_eval=self.start_eval,
                 optim=[o.state_dict() for o in self.optimizers], scaler=self.scaler.state_dict(), extras=self.extras)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #60574a40
+# %% ../../nbs/day05_stage_a/03_run.ipynb #1566b59b
 @patch
 def header(self: Trainer) -> str:
     s = self.settings
     return header_text(s.stage, self.step, self.model.settings.model_dump(), s.knobs.model_dump(), self.about,
                        s.model_dump(mode="json"), self.extras)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #c974e9b2
+# %% ../../nbs/day05_stage_a/03_run.ipynb #191e21c5
 @patch
 def save(self: Trainer) -> Path:
     "Write a checkpoint of now; returns its path."
@@ -270,7 +272,7 @@ def save(self: Trainer) -> Path:
     self.tell("save")
     return self.saved
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #99f6c8bb
+# %% ../../nbs/day05_stage_a/03_run.ipynb #3d28c56c
 @patch
 def _restore(self: Trainer, state):
     info = read_info(latest(self.folder))
