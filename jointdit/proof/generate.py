@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Bench', 'check_world', 'load_bench', 'Apart', 'Cost', 'save_latents', 'read_latents']
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #4271c95e
+# %% ../../nbs/day08_proof/12_generate.ipynb #8f5c6272
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..sample.solvers import Given, SamplerSettings, sample_latents
 from ..toyworld import FPS, FRAMES, RATE
 from ..train.path import given_latents
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #71becd68
+# %% ../../nbs/day08_proof/12_generate.ipynb #3292a941
 @dataclass
 class Bench:
     "What a worker of a proof holds."
@@ -34,7 +34,7 @@ class Bench:
     folder: Path                # where the latents of this proof are kept
     judge: object = None        # Judge, loaded when it is first needed
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #8f87d646
+# %% ../../nbs/day08_proof/12_generate.ipynb #646adec9
 def check_world(kit: Kit):
     "Raises SampleError when a checkpoint does not speak of the toy world's clips."
     c = kit.trained
@@ -43,7 +43,7 @@ def check_world(kit: Kit):
     raise SampleError(f"{kit.path}: it was trained on clips of {c.describe()}; the proof needs the toy world's ({FRAMES} frames at {FPS} a second, "
                       f"64 x 64, {RATE} Hz), whose events are known. For clips of your own: python -m jointdit measure clip.mp4")
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #65369da6
+# %% ../../nbs/day08_proof/12_generate.ipynb #0425b8d4
 def load_bench(s: ProofSettings, say=print) -> Bench:
     "Load a checkpoint and its codecs for a proof. Raises CheckpointError, AssetError, SampleError."
     asked = InferSettings(ckpt=s.ckpt, runtime=s.runtime)
@@ -53,7 +53,7 @@ def load_bench(s: ProofSettings, say=print) -> Bench:
     key = proof_key(s, kit.hash, f"{kit.video.fingerprint} {kit.audio.fingerprint}")
     return Bench(s, kit, decoder, Path(s.out) / "cache" / key)
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #03988b0f
+# %% ../../nbs/day08_proof/12_generate.ipynb #b1ca5046
 class Apart(torch.nn.Module):
     "A joint model whose streams never see each other."
     def __init__(self, model):
@@ -65,13 +65,13 @@ class Apart(torch.nn.Module):
     def audio(self): return self.model.audio
     def forward(self, *x, mode=None, **kw): return self.model(*x, mode="iso", **kw)
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #26762d4d
+# %% ../../nbs/day08_proof/12_generate.ipynb #7274f2f6
 @patch
 def path(self: Bench, b: Batch) -> Path:
     "Where the latents of a batch are kept."
     return self.folder / f"{b.name}.safetensors"
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #1d7436c8
+# %% ../../nbs/day08_proof/12_generate.ipynb #5307908e
 @patch
 def encode(self: Bench, clips) -> tuple:    # (B, T, C, H, W), (B, C, L, F) raw latents
     "Real clips to latents, as a cache makes them."
@@ -86,7 +86,7 @@ def real_latents(self: Bench, b: Batch, clips) -> tuple:
     x = load_file(path)
     return x["v"], x["a"]
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #a5be7dbb
+# %% ../../nbs/day08_proof/12_generate.ipynb #be164d09
 @patch
 def given(self: Bench, b: Batch, clips) -> tuple:   # (Given, image Context or None)
     "What the model is given of each real clip."
@@ -97,7 +97,7 @@ def given(self: Bench, b: Batch, clips) -> tuple:   # (Given, image Context or N
     if kind == "first_frame" and self.kit.clip: image = self.kit.clip.image(np.stack([c.frames[0] for c in clips]))
     return Given(v, a, m_v, m_a), image
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #a82ea64c
+# %% ../../nbs/day08_proof/12_generate.ipynb #19dcba67
 @patch
 def walk(self: Bench, b: Batch, clips) -> tuple:    # video latents, audio latents, SampleReport
     "Latents of a batch, from noise. Raises SampleError."
@@ -109,12 +109,12 @@ def walk(self: Bench, b: Batch, clips) -> tuple:    # video latents, audio laten
     model = Apart(kit.model) if p.iso else kit.model
     return sample_latents(model, kit.trained, b.seeds, text, image, None, have, how, dtype=kit.dtype, bar=iter)
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #fdab6959
+# %% ../../nbs/day08_proof/12_generate.ipynb #2fe949be
 @dataclass
 class Cost:
     "What a batch took, for each of its clips."
     evaluations: int = 0        # of the model
-    walk: float = 0.            # seconds of the walk
+    walk: float = 0.            # seconds of the walk (of a core, on a CPU)
     decode: float = 0.          # seconds of the codecs
     fault: str = ""             # why there are no latents
 
@@ -130,22 +130,28 @@ def read_latents(path) -> tuple:    # video latents or None, audio latents or No
     x = load_file(path)
     return x.get("v"), x.get("a"), Cost(int(said["evaluations"]), float(said["walk"]), float(said["decode"]), said["fault"])
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #e30efa86
+# %% ../../nbs/day08_proof/12_generate.ipynb #11256f06
+@patch
+def clock(self: Bench) -> float:
+    "Seconds: of this process's cores on a CPU, of the wall on a GPU."
+    return time.process_time() if self.kit.device.type == "cpu" else time.perf_counter()
+
+# %% ../../nbs/day08_proof/12_generate.ipynb #84bfe9aa
 @patch
 def latents(self: Bench, b: Batch, clips) -> tuple:
     "Latents of a batch and their cost; kept on the disk."
     path = self.path(b)
     if path.is_file(): return read_latents(path)
-    cost, v, a, began = Cost(), None, None, time.perf_counter()
+    cost, v, a, began = Cost(), None, None, self.clock()
     try:
         if b.part.given == "real": v, a = self.encode(clips)
         else: v, a, report = self.walk(b, clips); cost.evaluations = report.evaluations
     except SampleError as e: cost.fault = str(e)
-    cost.walk = (time.perf_counter() - began) / len(clips)
+    cost.walk = (self.clock() - began) / len(clips)
     save_latents(path, v, a, cost)
     return v, a, cost
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #91868cf3
+# %% ../../nbs/day08_proof/12_generate.ipynb #947f93d5
 @patch
 def decode(self: Bench, b: Batch, clips, v, a) -> tuple:    # (B, T, H, W, 3) uint8, (B, samples) float32
     "Frames and waves of a batch."
@@ -155,14 +161,14 @@ def decode(self: Bench, b: Batch, clips, v, a) -> tuple:    # (B, T, H, W, 3) ui
     waves = [c.wave for c in clips] if b.part.given == "a2v" else [np.asarray(self.kit.audio.decode(x, n)) for x in a]
     return np.stack(frames), np.stack(waves).astype(np.float32)
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #e8f810ea
+# %% ../../nbs/day08_proof/12_generate.ipynb #e47c7ab4
 @patch
 def make(self: Bench, b: Batch) -> tuple:   # list of ToyClip, frames or None, waves or None, Cost
     "A batch from its captions to frames and waves."
     clips = [proof_clip(self.settings.seed, i) for i in range(b.lo, b.hi)]
     v, a, cost = (None, None, Cost()) if b.part.given == "raw" else self.latents(b, clips)
     if cost.fault: return clips, None, None, cost
-    began = time.perf_counter()
+    began = self.clock()
     frames, waves = self.decode(b, clips, v, a)
-    cost.decode = (time.perf_counter() - began) / len(clips)
+    cost.decode = (self.clock() - began) / len(clips)
     return clips, frames, waves, cost

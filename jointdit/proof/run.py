@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['n_workers', 'is_done', 'make_all']
 
-# %% ../../nbs/day08_proof/14_run.ipynb #a86f8700
+# %% ../../nbs/day08_proof/14_run.ipynb #39ae6be4
 import multiprocessing, os, signal, time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,14 +21,14 @@ from . import records      # gives a Bench its `record`
 from ..settings import resolve_device
 from ..train.optim import stop_signals
 
-# %% ../../nbs/day08_proof/14_run.ipynb #2ca8ec89
+# %% ../../nbs/day08_proof/14_run.ipynb #26323102
 def n_workers(s: ProofSettings) -> int:
     "How many processes a proof runs in."
     if s.workers: return s.workers
     if resolve_device(s.runtime).type == "cuda": return 1
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
-# %% ../../nbs/day08_proof/14_run.ipynb #48aa8356
+# %% ../../nbs/day08_proof/14_run.ipynb #67ad4664
 @lru_cache(1)
 def _bench_of(settings: str) -> Bench:
     "This worker's bench."
@@ -44,7 +44,7 @@ def _ignore_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["JOINTDIT_QUIET"] = "1"
 
-# %% ../../nbs/day08_proof/14_run.ipynb #70d4b864
+# %% ../../nbs/day08_proof/14_run.ipynb #4075693a
 def _here(bench: Bench, todo, flag):
     "Batches, each yielded when it is done."
     for b in todo:
@@ -52,14 +52,14 @@ def _here(bench: Bench, todo, flag):
         bench.record(b)
         yield b
 
-# %% ../../nbs/day08_proof/14_run.ipynb #3cf8d474
+# %% ../../nbs/day08_proof/14_run.ipynb #729ae4fe
 def _taken_back(waiting: dict, flag: dict, say) -> dict:
     "What is under way, after everything else was taken back."
     if not flag.get("told"): say("stopping after the batches under way (Ctrl-C again: at once)")
     flag["told"] = True
     return {f: b for f, b in waiting.items() if not f.cancel()}
 
-# %% ../../nbs/day08_proof/14_run.ipynb #ba60ea48
+# %% ../../nbs/day08_proof/14_run.ipynb #e72d5ccd
 def _pooled(settings: str, todo, flag, n: int, say):
     "Batches from n processes, each yielded when it is done. Raises SampleError when a worker dies."
     with ProcessPoolExecutor(n, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupts) as pool:
@@ -75,7 +75,7 @@ def _pooled(settings: str, todo, flag, n: int, say):
             raise SampleError("a worker of the proof was killed, most likely because memory ran out. What was finished is kept: run the same "
                               "command again with fewer processes (--set workers=1) or a smaller batch.") from None
 
-# %% ../../nbs/day08_proof/14_run.ipynb #15546bf3
+# %% ../../nbs/day08_proof/14_run.ipynb #99f1b69a
 def is_done(bench: Bench, b: Batch) -> bool:
     "Is the record of a batch there, and of these measures?"
     path = bench.path(b).with_suffix(".json")
@@ -83,13 +83,13 @@ def is_done(bench: Bench, b: Batch) -> bool:
     try: return load_json(path)["mark"] == bench.mark()
     except (JointDiTError, KeyError): return False
 
-# %% ../../nbs/day08_proof/14_run.ipynb #714ba823
+# %% ../../nbs/day08_proof/14_run.ipynb #868e8bc0
 def _bar(todo) -> tqdm:
     "A bar in seconds of work."
     return tqdm(total=sum(map(price, todo)), desc="proof", disable=os.environ.get("JOINTDIT_QUIET") == "1", mininterval=1., dynamic_ncols=True,
                 bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left{postfix}")
 
-# %% ../../nbs/day08_proof/14_run.ipynb #ac57eb59
+# %% ../../nbs/day08_proof/14_run.ipynb #7428415b
 def make_all(bench: Bench, say=print) -> float:     # seconds
     "Make and measure every batch that is missing. Raises KeyboardInterrupt when stopped; then the same call goes on."
     s, began = bench.settings, time.perf_counter()

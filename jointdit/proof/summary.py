@@ -6,13 +6,13 @@
 __all__ = ['OFFSETS', 'KINDS', 'Found', 'gather', 'find_parts', 'sync_table', 'shift_of', 'captions_table', 'quality', 'cost_of',
            'clip_score', 'extremes', 'part_summary', 'lags_ms', 'first', 'add_up']
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #9eacc553
+# %% ../../nbs/day08_proof/15_summary.ipynb #2247e72f
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..core import load_json
-from ..measure.frechet import frechet, frechet_floor
+from ..measure.frechet import frechet, frechet_floor, principal
 from ..measure.sync import shift_curve, shuffled, sync_of, timing_group, track_sync
 from ..measure.sync import part as part_of
 from ..measure.undefined import Undefined, defined, to_json
@@ -21,7 +21,7 @@ from .judge import Reading, caption_accuracy
 from .plan import Part, ProofSettings, batches, parts
 from .records import against_truth, read_track
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #751482f8
+# %% ../../nbs/day08_proof/15_summary.ipynb #170a16bc
 @dataclass
 class Found:
     "What was noted about the clips of one part."
@@ -33,7 +33,7 @@ class Found:
     features: dict      # video, audio, joint -> (n, D)
     costs: list         # (clips, cost) of each batch
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #9c70e7f6
+# %% ../../nbs/day08_proof/15_summary.ipynb #1a4cc196
 def _reading(d):
     return Undefined(d["undefined"]) if "undefined" in d else Reading(**d)
 
@@ -50,14 +50,14 @@ def gather(part: Part, records: list, cut: float = 0.) -> Found:
     return Found(part, rows, [cut_off(read_track(c["track"])) for c in rows], [cut_off(read_track(c["truth"])) for c in rows],
                  [_reading(c["reading"]) for c in rows], together, [(len(r["clips"]), r["cost"]) for r in records])
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #fd0315e1
+# %% ../../nbs/day08_proof/15_summary.ipynb #5def6d61
 def find_parts(bench: Bench) -> dict:   # name -> Found
     "All parts of a finished proof."
     s, work = bench.settings, batches(bench.settings)
     read = lambda p: [load_json(bench.path(b).with_suffix(".json")) for b in work if b.part.name == p.name]
     return {p.name: gather(p, read(p), s.prefix_seconds if p.given == "prefix" else 0.) for p in parts(s)}
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #6ab64b91
+# %% ../../nbs/day08_proof/15_summary.ipynb #37445288
 def sync_table(f: Found, rounds: int = 1000) -> dict:
     "Pooled sync of a part with the chance of its own clips, and the sync of either side with the truth where one was given."
     groups = [timing_group(r["scene"], r["attributes"]) for r in f.rows]
@@ -67,14 +67,14 @@ def sync_table(f: Found, rounds: int = 1000) -> dict:
         out["truth_" + side] = sync_of([against_truth(t, true, side) for t, true in zip(f.tracks, f.truths)], rounds)
     return out
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #5f05d8e6
+# %% ../../nbs/day08_proof/15_summary.ipynb #6979d27a
 OFFSETS = tuple(round(k / 24, 4) for k in range(-12, 13))     # seconds
 
 def shift_of(f: Found):
     "Sync of a part when its sound is delayed on purpose."
     return shift_curve(f.tracks, OFFSETS)
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #9f4e65f8
+# %% ../../nbs/day08_proof/15_summary.ipynb #bf8b6f32
 def captions_table(f: Found) -> dict:
     "Accuracy of what the judge reads, for combinations that training had and for held-out ones; Undefined without a judge."
     if not any(map(defined, f.readings)): return dict(seen=f.readings[0], held_out=f.readings[0])
@@ -82,16 +82,23 @@ def captions_table(f: Found) -> dict:
     read = lambda pairs: caption_accuracy(*zip(*pairs)) if pairs else Undefined("no such combination among the clips")
     return dict(seen=read(of(False)), held_out=read(of(True)))
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #578d3406
-KINDS = ("video", "audio", "joint")
+# %% ../../nbs/day08_proof/15_summary.ipynb #f5c61570
+KINDS = ("video", "audio", "joint")     # of the toy features
+
+def _fewer(x, y, size):
+    "Features on so few directions of the real ones that `size` clips have a covariance."
+    if y.shape[1] < size or not np.isfinite(y).all(): return x, y
+    onto = principal(y, max(size // 4, 1))
+    return onto(x), onto(y)
 
 def quality(f: Found, real: Found, size: int, kind: str) -> dict:
     "Fréchet distance of a part's first clips to as many later real ones, and what two sets of real clips of that size are apart."
     x, y = f.features.get(kind), real.features.get(kind)
     if x is None or y is None: return dict(distance=(no := Undefined("there are no features without a judge")), floor=no)
+    if kind not in KINDS: x, y = _fewer(x, y, size)
     return dict(distance=frechet(x[:size], y[size:2 * size]), floor=frechet_floor(y, size))
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #f0fd6733
+# %% ../../nbs/day08_proof/15_summary.ipynb #e5c2fe23
 def cost_of(f: Found) -> dict:
     "Evaluations and seconds for each clip of a part."
     n = sum(k for k, _ in f.costs)
@@ -99,14 +106,14 @@ def cost_of(f: Found) -> dict:
     faults = sorted({c["fault"] for _, c in f.costs if c["fault"]})
     return dict(evaluations=max(c["evaluations"] for _, c in f.costs), walk_s=mean("walk"), decode_s=mean("decode"), faults=faults)
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #e7042765
+# %% ../../nbs/day08_proof/15_summary.ipynb #94ae8dcc
 def clip_score(t):
     "F1 or correlation of one clip, or Undefined."
     c = track_sync(t)
     if not defined(c): return c
     return c.correlation if c.kind == "curve" else 2 * c.n_matched / (c.n_seen + c.n_heard)
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #4511beaa
+# %% ../../nbs/day08_proof/15_summary.ipynb #75cc5fda
 def extremes(f: Found, k: int) -> tuple:    # (best, worst): row numbers
     "k clips at either end."
     found = [(clip_score(t), i) for i, t in enumerate(f.tracks)]
@@ -118,32 +125,32 @@ def extremes(f: Found, k: int) -> tuple:    # (best, worst): row numbers
     worst = [i for i in undefined + order if i not in best][:k]
     return best, worst
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #c6d96e92
+# %% ../../nbs/day08_proof/15_summary.ipynb #ac4a0aa7
 def part_summary(f: Found, real: Found, size: int) -> dict:
     "Everything about one part."
     out = dict(title=f.part.title, n=len(f.rows), given=f.part.given, **sync_table(f), captions=captions_table(f), cost=cost_of(f),
                steps=f.part.steps, guidance=f.part.guidance.model_dump())
-    return out | dict(quality={k: quality(f, real, size, k) for k in KINDS}) if f.part.name not in ("raw", "real") else out
+    return out | dict(quality={k: quality(f, real, size, k) for k in (*KINDS, *(k for k in real.features if k not in KINDS))}) if f.part.name not in ("raw", "real") else out
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #183a4b8e
+# %% ../../nbs/day08_proof/15_summary.ipynb #60751bf0
 def lags_ms(f: Found) -> list:
     "Delays of all matched events of a part, milliseconds."
     each = [track_sync(t) for t in f.tracks]
     return [float(1000 * x) for c in each if defined(c) and c.kind == "events" for x in c.lags]
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #ea3534e7
+# %% ../../nbs/day08_proof/15_summary.ipynb #ed41c468
 def first(f: Found, k: int) -> Found:
     "The first k clips of a part: to be compared with a smaller part of the same captions and noise."
     return Found(f.part, f.rows[:k], f.tracks[:k], f.truths[:k], f.readings[:k], {n: x[:k] for n, x in f.features.items()}, f.costs)
 
-def add_up(found: dict) -> dict:
+def add_up(found: dict, cut: float = .5) -> dict:
     "All numbers of a proof, by part, and the curves."
     real, n = found["real"], len(found["real"].rows)
     sizes = {name: min(len(f.rows), n // 2) for name, f in found.items()}
     out = dict(parts={name: part_summary(f, real, sizes[name]) for name, f in found.items()})
     few = first(found["text"], len(found["off"].rows))
     out["text_few"] = part_summary(few, real, min(len(few.rows), n // 2))
-    out["real_cut"] = sync_table(Found(**{**vars(real), "tracks": [part_of(t, .5) for t in real.tracks], "truths": [part_of(t, .5) for t in real.truths]}))
+    out["real_cut"] = sync_table(Found(**{**vars(real), "tracks": [part_of(t, cut) for t in real.tracks], "truths": [part_of(t, cut) for t in real.truths]}))
     out["shift"] = {k: shift_of(found[k]) for k in ("real", "text")}
     out["lags_ms"] = {k: lags_ms(found[k]) for k in ("real", "text")}
     return out
