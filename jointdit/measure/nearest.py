@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['nearest', 'describe', 'nearest_clips', 'Memorisation', 'memorisation']
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #0d4f3d7e
+# %% ../../nbs/day08_proof/06_nearest.ipynb #6dbbea0a
 from dataclasses import dataclass
 
 import numpy as np
 
 from .undefined import Undefined
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #03abbc38
+# %% ../../nbs/day08_proof/06_nearest.ipynb #118a72b4
 def nearest(
     queries,    # (N, D)
     bank,       # (M, D)
@@ -21,12 +21,11 @@ def nearest(
     own, dist, index = (b**2).sum(1), [], []
     for i in range(0, len(q), chunk):
         x = q[i:i + chunk]
-        d = np.maximum((x**2).sum(1)[:, None] + own - 2*x @ b.T, 0)
-        index.append(d.argmin(1))
-        dist.append(np.take_along_axis(d, index[-1][:, None], 1)[:, 0])
-    return np.sqrt(np.concatenate(dist)/q.shape[1]), np.concatenate(index)
+        index.append((own - 2*x @ b.T).argmin(1))
+        dist.append(((x - b[index[-1]])**2).mean(1))  # exact: the shortcut above loses digits where it matters most
+    return np.sqrt(np.concatenate(dist)), np.concatenate(index)
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #2e5cdaac
+# %% ../../nbs/day08_proof/06_nearest.ipynb #100d79f8
 def describe(
     v,  # (B, T, C, H, W) normalised video latents
     a,  # (B, C, L, F) normalised audio latents
@@ -39,7 +38,7 @@ def describe(
     hear = _on_frames(a, T)
     return np.concatenate([see/see.shape[2]**.5, hear/hear.shape[2]**.5], 2)
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #fa595f02
+# %% ../../nbs/day08_proof/06_nearest.ipynb #85122bdf
 def _on_frames(a, T):
     "Audio latents (B, C, L, F) as one row a frame (B, T, C F/4)."
     B, C, L, F = a.shape
@@ -51,7 +50,7 @@ def _on_frames(a, T):
     rows = a.transpose(0, 2, 1, 3).reshape(B, L, -1)
     return rows[:, i]*(1 - f) + rows[:, np.minimum(i + 1, L - 1)]*f
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #0575b89c
+# %% ../../nbs/day08_proof/06_nearest.ipynb #53cccfed
 def nearest_clips(
     queries,           # (N, T, D) rows of `describe`
     bank,              # (M, T, D)
@@ -69,7 +68,7 @@ def nearest_clips(
     at = np.arange(len(q))
     return d[k, at], i[k, at], np.asarray(shifts)[k]
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #06851535
+# %% ../../nbs/day08_proof/06_nearest.ipynb #a9a4a110
 @dataclass(frozen=True)
 class Memorisation:
     "Distances to the nearest training clip: generated against held-out real."
@@ -84,7 +83,13 @@ class Memorisation:
     @property
     def copied(self): return self.high < 0 or self.copies > 0
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #ad871dd4
+# %% ../../nbs/day08_proof/06_nearest.ipynb #920cc3c2
+def _too_little(g, h, at_least):
+    "A reason why nothing can be said, or None."
+    if min(len(g), len(h)) < at_least: return f"too few clips: {len(g)} generated and {len(h)} held out, at least {at_least} of each are needed"
+    if not (np.isfinite(g).all() and np.isfinite(h).all()): return "a distance is NaN or infinite"
+
+# %% ../../nbs/day08_proof/06_nearest.ipynb #412d8895
 def memorisation(
     generated,      # (N,) distances of generated clips to their nearest training clip
     held_out,       # (M,) the same for real clips that training did not see
@@ -94,8 +99,7 @@ def memorisation(
 ):                  # Memorisation, or Undefined with the reason
     "Are generated clips nearer to the training set than new real clips are?"
     g, h = np.asarray(generated, np.float64).ravel(), np.asarray(held_out, np.float64).ravel()
-    if min(len(g), len(h)) < at_least: return Undefined(f"too few clips: {len(g)} generated and {len(h)} held out, at least {at_least} of each are needed")
-    if not (np.isfinite(g).all() and np.isfinite(h).all()): return Undefined("a distance is NaN or infinite")
+    if reason := _too_little(g, h, at_least): return Undefined(reason)
     rng = np.random.default_rng(seed)
     again = lambda x: np.median(x[rng.integers(len(x), size=(bootstrap, len(x)))], 1)
     low, high = np.quantile(again(g) - again(h), [.025, .975])
