@@ -48,6 +48,8 @@ class OutputSettings(Strict):
     save_every: int = Field(500, ge=0, description="steps between checkpoints; 0: only at the end")
     keep_last_n: int = Field(2, ge=0, description="checkpoints kept; 0: all")
     eval_every: int = Field(0, ge=0, description="steps between held-out losses; 0: only at the start and the end")
+    proof_every: int = Field(0, ge=0, description="steps between quick measures of sync, a curve beside the loss (toy world only); 0: never")
+    proof_clips: int = Field(16, ge=4, description="clips of a quick measure of sync")
     eval_clips: int = Field(32, ge=0, description="held-out clips that are measured; 0: never measure")
     log_every: int = Field(1, ge=1, description="steps between printed lines (metrics.jsonl has every step)")
     samples: int = Field(2, ge=0, description="clips that the training commands make at the end; 0: none")

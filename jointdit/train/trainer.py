@@ -240,6 +240,7 @@ def _loop(self: Trainer, flag):
         self._warn_untrained()
         if o.save_every and self.step % o.save_every == 0: self.save()
         if o.eval_every and self.step % o.eval_every == 0: self.evaluate(lambda: flag["stop"]); self.tell("eval")
+        if o.proof_every and self.step % o.proof_every == 0: self.tell("proof")
     bar.close()
 
 # %% ../../nbs/day05_stage_a/03_trainer.ipynb #799bd91c
@@ -292,7 +293,7 @@ def _finish(self: Trainer, path, seconds) -> TrainResult:
 # %% ../../nbs/day05_stage_a/03_trainer.ipynb #360afde4
 def train(
     settings: TrainSettings,
-    callbacks=(),  # functions of (trainer, event), event one of start, save, eval, end
+    callbacks=(),  # functions of (trainer, event), event one of start, save, eval, proof, end
 ) -> TrainResult:
     "One run of a stage, resumed where it stopped. Raises TrainError, CheckpointError, CacheError, SettingsError; KeyboardInterrupt when stopped."
     return Trainer(settings, callbacks).run()
