@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHART_CSS', 'tag', 'word', 'drawing', 'Dot', 'dot_chart', 'line_chart', 'histogram', 'strip']
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #f58fa05a
+# %% ../../nbs/day08_proof/17_charts.ipynb #3edac972
 import html
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..measure.sync import Track, match_events
 from ..measure.undefined import defined
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #91ccc939
+# %% ../../nbs/day08_proof/17_charts.ipynb #d52f6a4e
 CHART_CSS = """:root{--seen:#2463c4;--heard:#c2570c;--chance:#c3cad4;--good:#1a7f4b;--bad:#c0392b;--grid:#e3e8ee;--ink:#1d2430;--soft:#5b6878}
 @media(prefers-color-scheme:dark){:root{--seen:#6ea8ff;--heard:#ff9d52;--chance:#4b5766;--good:#4cc38a;--bad:#ff7b6b;--grid:#2a333e;--ink:#dfe5ec;--soft:#9aa7b6}}
 svg{display:block;width:100%;height:auto;overflow:visible}svg text{font:12px system-ui,sans-serif;fill:var(--ink)}svg .soft{fill:var(--soft)}
@@ -22,7 +22,7 @@ svg .grid{stroke:var(--grid)}svg .seen{stroke:var(--seen)}svg .heard{stroke:var(
 svg .fseen{fill:var(--seen)}svg .fheard{fill:var(--heard)}svg .freal{fill:var(--soft)}svg .chance{fill:var(--chance)}svg .fbad{fill:var(--bad)}
 svg .line{fill:none;stroke-width:2}svg .head{stroke:var(--ink);stroke-width:1;opacity:.55}"""
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #e48b946e
+# %% ../../nbs/day08_proof/17_charts.ipynb #d860f38d
 def tag(name: str, inner: str = "", **attributes) -> str:
     "One SVG element; `class_` becomes class, underscores become dashes."
     said = "".join(f' {k.rstrip("_").replace("_", "-")}="{f"{v:.2f}".rstrip("0").rstrip(".") if isinstance(v, float) else html.escape(str(v), quote=True)}"' for k, v in attributes.items())
@@ -36,7 +36,7 @@ def drawing(w: int, h: int, body: list, label: str) -> str:
     "A picture with a description for those who cannot see it."
     return f'<svg viewBox="0 0 {w} {h}" role="img" aria-label="{html.escape(label, quote=True)}">{"".join(body)}</svg>'
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #bc60c3a3
+# %% ../../nbs/day08_proof/17_charts.ipynb #c7f8e9f5
 @dataclass
 class Dot:
     "One row: a value with its interval, over the interval of chance."
@@ -47,7 +47,7 @@ class Dot:
     chance: tuple = None    # (low, high), or None
     kind: str = "seen"      # colour: seen, heard, real
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #db0e6251
+# %% ../../nbs/day08_proof/17_charts.ipynb #28319014
 def _axis(x, y, ticks, bottom, fmt="{:g}") -> list:
     "Vertical lines with their numbers under them."
     return [tag("line", x1=x(t), x2=x(t), y1=float(y), y2=float(bottom), class_="grid") for t in ticks] + [
@@ -61,7 +61,7 @@ def _row(d: Dot, x, y: float) -> list:
     if defined(d.low) and defined(d.high): out.append(tag("line", x1=x(max(d.low, 0)), x2=x(d.high), y1=y, y2=y, class_=d.kind, stroke_width=2))
     return out + [tag("circle", cx=x(max(d.value, 0)), cy=y, r=4.5, class_=f"f{d.kind}"), word(x(1) + 12, y + 4, f"{d.value:.2f}".replace("-", "−"), class_="soft")]
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #e2126fd8
+# %% ../../nbs/day08_proof/17_charts.ipynb #72bc657b
 def dot_chart(rows: list, title: str, left: int = 220, wide: int = 620) -> str:
     "Rows of dots from 0 to 1; values under 0 are drawn at 0, their number stands beside."
     x = lambda v: left + float(v) * (wide - left - 50)
@@ -69,7 +69,7 @@ def dot_chart(rows: list, title: str, left: int = 220, wide: int = 620) -> str:
     body = [word(x(0), 14, title, font_weight=600)] + _axis(x, 22, (0, .25, .5, .75, 1), bottom)
     return drawing(wide, bottom + 22, body + [m for i, d in enumerate(rows) for m in _row(d, x, 38. + 24 * i)], title)
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #b355f5b7
+# %% ../../nbs/day08_proof/17_charts.ipynb #1e8d2d63
 def _path(xs, ys, x, y) -> str:
     "The path of a line; it is lifted where a value is missing."
     out, pen = [], "M"
@@ -84,7 +84,7 @@ def _spaced(at, apart=13.) -> list:
     for a, b in zip(order, order[1:]): out[b] = max(out[b], out[a] + apart)
     return out
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #925a1210
+# %% ../../nbs/day08_proof/17_charts.ipynb #0c79c01f
 def line_chart(
     xs,               # where
     lines: dict,      # name -> (values, colour)
@@ -96,26 +96,26 @@ def line_chart(
     "Curves with values from 0 to 1."
     x = lambda v: 34 + (float(v) - xs[0]) / (xs[-1] - xs[0]) * (wide - 190)
     y = lambda v: 170 - 140 * min(max(float(v), 0), 1)
-    body = [word(34, 14, title, font_weight=600), *_axis(x, 30, ticks, 170), word(x(xs[-1]) + 8, 184, unit, class_="soft")]
+    body = [word(34, 14, title, font_weight=600), *_axis(x, 30, ticks, 170), word(x(xs[-1]) + 20, 184, unit, class_="soft")]
     body += [tag("line", x1=34., x2=x(xs[-1]), y1=y(v), y2=y(v), class_="grid") + word(28, y(v) + 4, f"{v:g}", text_anchor="end", class_="soft") for v in (0, .5, 1)]
     ends = [next((y(v) for v in reversed(ys) if defined(v)), y(0)) for ys, _ in lines.values()]
     for (name, (ys, kind)), end in zip(lines.items(), _spaced(ends)):
         body += [tag("path", d=_path(xs, ys, x, y), class_=f"line {kind}"), word(x(xs[-1]) + 8, end + 4, name, class_=f"f{kind}")]
     return drawing(wide, 192, body, title)
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #fd97ef51
+# %% ../../nbs/day08_proof/17_charts.ipynb #76fe51a3
 def histogram(series: dict, edges, title: str, unit: str, ticks=(), wide: int = 620) -> str:
     "Shares of values between edges; series: name -> (values, colour), drawn over each other as steps."
     x = lambda v: 34 + (float(v) - edges[0]) / (edges[-1] - edges[0]) * (wide - 190)
     shares = {k: np.histogram(v, edges)[0] / max(len(v), 1) for k, (v, _) in series.items()}
     top = max([s.max() for s in shares.values()] + [.01])
-    y, body = (lambda v: 140 - 105 * v / top), [word(34, 14, title, font_weight=600), *_axis(x, 30, ticks, 140), word(x(edges[-1]) + 8, 154, unit, class_="soft")]
+    y, body = (lambda v: 140 - 105 * v / top), [word(34, 14, title, font_weight=600), *_axis(x, 30, ticks, 140), word(x(edges[-1]) + 20, 154, unit, class_="soft")]
     for i, (k, (v, kind)) in enumerate(series.items()):
         steps = "".join(f"L{x(a):.1f} {y(s):.1f}L{x(b):.1f} {y(s):.1f}" for a, b, s in zip(edges, edges[1:], shares[k]))
         body += [tag("path", d=f"M{x(edges[0]):.1f} 140{steps}L{x(edges[-1]):.1f} 140", class_=f"line {kind}"), word(x(edges[-1]) + 8, 44 + 16 * i, f"{k} ({len(v)})", class_=f"f{kind}")]
     return drawing(wide, 160, body, title)
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #0a321354
+# %% ../../nbs/day08_proof/17_charts.ipynb #e947e943
 def _events_strip(t: Track, x) -> list:
     "Seen moments above, heard ones below, pairs joined."
     pairs = match_events(t.seen, t.heard).pairs
@@ -132,7 +132,7 @@ def _curve_strip(t: Track, x) -> list:
         return tag("path", d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in at), class_=f"line {kind}")
     return [line(t.seen, "seen"), line(t.heard, "heard")]
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #8d88eb2c
+# %% ../../nbs/day08_proof/17_charts.ipynb #89c5565c
 def strip(t, wide: int = 240, seconds: float = 2.) -> str:
     "What was seen (blue) and heard (orange) in one clip; red stands alone."
     x = lambda v: float(v) / seconds * wide

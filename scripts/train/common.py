@@ -1,4 +1,4 @@
-"What both training scripts do at the end of a run: make a few clips with it."
+"What both training scripts do beside training: measure sync on the way, and make a few clips at the end."
 from pathlib import Path
 
 from jointdit.core import JointDiTError
@@ -21,3 +21,11 @@ def sample_at_end(run, event):
             generate(request, kit, say=run.say)
     except JointDiTError as e:  # the run itself is finished and saved
         run.say(f"no samples: {e}")
+
+
+def sync_on_the_way(run, event):
+    "A callback of the trainer: a quick measure of sync every `output.proof_every` steps, a curve beside the loss."
+    if event != "proof": return
+    from jointdit.proof.quick import measure_run
+
+    measure_run(run)

@@ -21,12 +21,12 @@ def main(
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="any other setting: --set optim.clip=0.5 (may be repeated)")] = None,
 ):
     "Train Stage B; the same command goes on where it stopped."
-    from common import sample_at_end
+    from common import sample_at_end, sync_on_the_way
     from jointdit.train.stage import run_stage
 
     with user_errors():
         run_stage("B", cfg, {"max_steps": max_steps, "max_minutes": max_minutes, "output.log_suffix": log_suffix, "output.ckpt_suffix": ckpt_suffix,
-                             "resume": resume, "init": init, "output.samples": samples}, set_ or [], [sample_at_end])
+                             "resume": resume, "init": init, "output.samples": samples}, set_ or [], [sample_at_end, sync_on_the_way])
 
 
 if __name__ == "__main__":
