@@ -87,3 +87,32 @@ def untouched(e, x, t, c, t_ctx, i_ctx, dtype=torch.float32):
         out = out.unflatten(1, (T, h, w)).permute(0, 1, 4, 2, 3)
         return e.noise.leave(out, x, t[:, None])
     return e.noise.leave(out, x, t)
+
+
+def folders(root, video=SVD, audio=ALD, seed=0):
+    "Tiny experts saved as diffusers saves them: {video: folder, audio: folder}."
+    from jointdit.train.experts import save_expert
+    m, out = model(video, audio, seed), {}
+    for name, e in (("video", m.video), ("audio", m.audio)):
+        if not hasattr(e, "net"): continue
+        out[name] = str(root/name)
+        e.std.fill_(2.)
+        save_expert(e, out[name])
+    return out
+
+
+def cache(folder, c=None, n=6):
+    "A cache of noise whose conditions hold what the experts' own encoders would say."
+    from jointdit.core import named_rng
+    from jointdit.data.store import Store, _fake_latents, _fake_meta
+    c = c or clock()
+    for split, k in (("train", n), ("val", 3)):
+        store, ids = Store(folder, split), [f"clip_{i}" for i in range(k)]
+        for i, clip in enumerate(ids):
+            said = f"thing number {i % 3}"
+            store.put_text("fake", said, text(1, i % 3))
+            v, a = _fake_latents(named_rng("cache", split, i), c, True, True)
+            store.put(_fake_meta(clip, split, said, False, c), v, a, image(1, c, i))
+        store.put_text("fake", "", text(1, 99, words=1))
+        store.write_index(ids, {"text_encoder": "fake", "video_codec": "fake", "audio_codec": "fake"})
+    return folder

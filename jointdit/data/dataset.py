@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['LatentDataset', 'BatchSampler', 'collate', 'fake_cache', 'load_meta']
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #ddcdcfa7
+# %% ../../nbs/day02_cache/06_dataset.ipynb #7cb5ca1e
 from itertools import count
 
 import torch
@@ -15,7 +15,7 @@ from ..timeline import Timeline
 
 _all_ = ["fake_cache", "load_meta"]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #328c46b8
+# %% ../../nbs/day02_cache/06_dataset.ipynb #e15a1adb
 class LatentDataset:
     "The cached clips of one split, kept in memory once read. Raises CacheError."
     def __init__(self,
@@ -34,7 +34,7 @@ class LatentDataset:
         self._kept, self._texts = {}, {}    # latents and conditions that were read already
     def __len__(self): return len(self.ids)
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #d5d6ab3d
+# %% ../../nbs/day02_cache/06_dataset.ipynb #0d85ca83
 @patch(as_prop=True)
 def stats_v(self: LatentDataset) -> tuple | None: return self._stats("video")
 
@@ -47,7 +47,7 @@ def _stats(self: LatentDataset, stream):
     s = self.index["statistics"][stream]
     return (torch.tensor(s["mean"]), torch.tensor(s["std"])) if s else None
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #a14c84bd
+# %% ../../nbs/day02_cache/06_dataset.ipynb #cc894e28
 @patch
 def _latents(self: LatentDataset, i):
     "Whole latents of clip i, from memory when they are there."
@@ -57,14 +57,14 @@ def _latents(self: LatentDataset, i):
     if size <= self.ram: self._kept[i], self.ram = (v, a), self.ram - size
     return v, a
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #8215ad5a
+# %% ../../nbs/day02_cache/06_dataset.ipynb #cd3836e8
 @patch
 def captions(self: LatentDataset, i) -> list:
     "All captions of clip i, the main one first."
     m = self.metas[i]
     return list(dict.fromkeys(c for c in [m.get("caption"), *(m.get("captions") or [])] if c))
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #de5714ab
+# %% ../../nbs/day02_cache/06_dataset.ipynb #ca6eb1b2
 @patch
 def _text(self: LatentDataset, caption):
     "The cached condition of a caption, or None where text was not encoded."
@@ -73,7 +73,15 @@ def _text(self: LatentDataset, caption):
     if caption not in self._texts: self._texts[caption] = self.store.get_text(encoder, caption)
     return self._texts[caption]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #3499dfc5
+# %% ../../nbs/day02_cache/06_dataset.ipynb #10bbdf90
+@patch(as_prop=True)
+def absent_text(self: LatentDataset) -> Context | None:
+    "What the encoders say about an empty text, where the cache was made for pretrained experts."
+    encoder = self.index["recipe"].get("text_encoder")
+    there = encoder and self.store.text_path(encoder, "").is_file()
+    return self.store.get_text(encoder, "") if there else None
+
+# %% ../../nbs/day02_cache/06_dataset.ipynb #c8c24d4e
 @patch
 def _image(self: LatentDataset, i):
     "The image condition of clip i (from its first frame), or None."
@@ -81,7 +89,7 @@ def _image(self: LatentDataset, i):
     if path and path not in self._texts: self._texts[path] = read_context(path)
     return self._texts.get(path)
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #1d3a4d62
+# %% ../../nbs/day02_cache/06_dataset.ipynb #a3387204
 @patch
 def item(self: LatentDataset,
     i: int,         # which clip
@@ -97,11 +105,11 @@ def item(self: LatentDataset,
             "clip_emb": image.pooled[0] if image else None, "clip_tokens": image, "text": self._text(caption),
             "caption": caption, "meta": m, "timeline": clock}
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #f0c15f56
+# %% ../../nbs/day02_cache/06_dataset.ipynb #6328d722
 @patch
 def __getitem__(self: LatentDataset, i) -> dict: return self.item(range(len(self))[i])
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #82ccaf92
+# %% ../../nbs/day02_cache/06_dataset.ipynb #8b8c28e6
 @patch(as_prop=True)
 def buckets(self: LatentDataset) -> list:   # of lists of clip numbers
     "Clips that may share a batch: one clock, the same streams present. In a fixed order."
@@ -110,7 +118,7 @@ def buckets(self: LatentDataset) -> list:   # of lists of clip numbers
         found.setdefault((repr(c.to_dict()), m["has_video"], m["has_audio"]), []).append(i)
     return [found[k] for k in sorted(found)]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #3aa16aa3
+# %% ../../nbs/day02_cache/06_dataset.ipynb #f9fdf9aa
 class BatchSampler:
     "Endless batches, where batch k is a pure function of (seed, k): to resume, ask for the next k."
     def __init__(self, dataset: LatentDataset, batch_size: int, seed: int = 0):
@@ -118,7 +126,7 @@ class BatchSampler:
         self.late = [torch.rand((), generator=named_rng(seed, "late", b)).item() for b in range(len(self.buckets))]
         self._orders = {}
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #f3f73d5d
+# %% ../../nbs/day02_cache/06_dataset.ipynb #4ddddb84
 @patch
 def upto(self: BatchSampler, b, epoch) -> int:
     "Batches that bucket b has given when `epoch` epochs are over: in proportion to its clips."
@@ -127,7 +135,7 @@ def upto(self: BatchSampler, b, epoch) -> int:
 @patch
 def total(self: BatchSampler, epoch) -> int: return sum(self.upto(b, epoch) for b in range(len(self.buckets)))
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #ec09e65d
+# %% ../../nbs/day02_cache/06_dataset.ipynb #57aff817
 @patch
 def _order(self: BatchSampler, *name, n):
     "A permutation of n that depends on its name alone."
@@ -136,7 +144,7 @@ def _order(self: BatchSampler, *name, n):
         self._orders[name, n] = torch.randperm(n, generator=named_rng(self.seed, *name)).tolist()
     return self._orders[name, n]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #dab7df4e
+# %% ../../nbs/day02_cache/06_dataset.ipynb #332b7ec8
 @patch
 def picks(self: BatchSampler, k: int) -> list:  # of (clip number, how often its bucket was gone through before)
     "The clips of batch k."
@@ -149,15 +157,15 @@ def picks(self: BatchSampler, k: int) -> list:  # of (clip number, how often its
     at = range(j * self.size, (j + 1) * self.size)
     return [(self.buckets[b][self._order("clips", b, p // n, n=n)[p % n]], p // n) for p in at]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #5a6ec43e
+# %% ../../nbs/day02_cache/06_dataset.ipynb #9c5ac9ca
 def _contexts(items):
     "(Context of the batch | None, (B,) bool which are real): a missing one is zeros with no real token."
     real = next((c for c in items if c is not None), None)
     if real is None: return None, torch.zeros(len(items), dtype=torch.bool)
-    none = Context(real.pooled * 0, real.tokens * 0, real.mask & False)
+    none = real.each(torch.zeros_like)
     return Context.stack([none if c is None else c for c in items]), torch.tensor([c is not None for c in items])
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #3f0dd053
+# %% ../../nbs/day02_cache/06_dataset.ipynb #4ed176bf
 def collate(
     items: list,    # of `LatentDataset.item`, of one bucket
 ) -> dict:          # v_latents (B,T,C,H,W)|None, a_latents (B,C,L,F)|None, clip_emb (B,D)|None, t_ctx, ...
@@ -172,13 +180,13 @@ def collate(
             "caption": [x["caption"] for x in items], "meta": [x["meta"] for x in items],
             "timeline": items[0]["timeline"]}
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #48397de4
+# %% ../../nbs/day02_cache/06_dataset.ipynb #4aaf405c
 @patch
 def items(self: BatchSampler, k: int) -> list:
     "The items of batch k, each with the caption that its turn draws."
     return [self.data.item(i, self.seed, turn) for i, turn in self.picks(k)]
 
-# %% ../../nbs/day02_cache/06_dataset.ipynb #2e323e52
+# %% ../../nbs/day02_cache/06_dataset.ipynb #48973ac7
 @patch
 def batch(self: BatchSampler, k: int) -> dict: return collate(self.items(k))
 

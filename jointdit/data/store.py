@@ -4,7 +4,7 @@
 __all__ = ['FOLDERS', 'SUFFIX', 'Store', 'caption_hash', 'context_bytes', 'read_tensors', 'read_context', 'load_meta', 'Moments',
            'fake_cache']
 
-# %% ../../nbs/day02_cache/03_store.ipynb #5e803578
+# %% ../../nbs/day02_cache/03_store.ipynb #e86d16ae
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save
 from ..core import CacheError, Context, derive_seed, load_json, named_rng, save_json, write_atomic
 from ..timeline import Timeline
 
-# %% ../../nbs/day02_cache/03_store.ipynb #4ebe50a9
+# %% ../../nbs/day02_cache/03_store.ipynb #8f726058
 FOLDERS = {"v": "video_latents", "a": "audio_latents", "clip": "img_clip", "image": "img_clip", "frame": "first_frames",
            "meta": "meta"}
 SUFFIX = {"v": ".safetensors", "a": ".safetensors", "clip": ".pt", "image": ".safetensors", "frame": ".png",
           "meta": ".json"}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #b2f60fe1
+# %% ../../nbs/day02_cache/03_store.ipynb #79a2d158
 class Store:
     "One split of a cache: where each file lies, how it is written and read."
     def __init__(self, cache_dir, split): self.root, self.split = Path(cache_dir), split
@@ -35,19 +35,20 @@ class Store:
     def text_path(self, encoder, caption):
         return self.root / "text" / encoder / f"{caption_hash(caption)}.safetensors"
 
-# %% ../../nbs/day02_cache/03_store.ipynb #ef427fac
+# %% ../../nbs/day02_cache/03_store.ipynb #51841513
 def caption_hash(caption: str) -> str:
     "16 hex digits that name a caption's file."
     return f"{derive_seed('caption', caption):016x}"
 
-# %% ../../nbs/day02_cache/03_store.ipynb #37c952eb
+# %% ../../nbs/day02_cache/03_store.ipynb #ea35569e
 def context_bytes(c: Context) -> bytes:
     "A `Context` of one as safetensors."
-    return save({"pooled": _own(c.pooled[0]), "tokens": _own(c.tokens[0]), "mask": c.mask[0].cpu().clone()})
+    more = {f"more.{k}": x[0].detach().cpu().contiguous().clone() for k, x in c.more.items()}
+    return save({"pooled": _own(c.pooled[0]), "tokens": _own(c.tokens[0]), "mask": c.mask[0].cpu().clone()} | more)
 
 def _own(x): return x.detach().float().cpu().contiguous().clone()
 
-# %% ../../nbs/day02_cache/03_store.ipynb #04121767
+# %% ../../nbs/day02_cache/03_store.ipynb #fab08468
 def read_tensors(path) -> dict:
     "A safetensors file. Raises CacheError."
     try: return load_file(path)
@@ -58,9 +59,10 @@ def read_tensors(path) -> dict:
 def read_context(path) -> Context:
     "A `Context` of one, from its file."
     d = read_tensors(path)
-    return Context(d["pooled"][None], d["tokens"][None], d["mask"].bool()[None])
+    more = {k.removeprefix("more."): x[None] for k, x in d.items() if k.startswith("more.")}
+    return Context(d["pooled"][None], d["tokens"][None], d["mask"].bool()[None], more)
 
-# %% ../../nbs/day02_cache/03_store.ipynb #ff067dba
+# %% ../../nbs/day02_cache/03_store.ipynb #e71f528f
 @patch
 def put_text(self: Store, encoder, caption, context):
     "Keep the condition of a caption, once for all clips that share it."
@@ -69,7 +71,7 @@ def put_text(self: Store, encoder, caption, context):
 @patch
 def get_text(self: Store, encoder, caption) -> Context: return read_context(self.text_path(encoder, caption))
 
-# %% ../../nbs/day02_cache/03_store.ipynb #69cae152
+# %% ../../nbs/day02_cache/03_store.ipynb #fa617806
 def _payload(kind, x) -> bytes:
     "What goes into the file of this kind."
     if kind in "va": return save({"latents": _own(x)})
@@ -79,7 +81,7 @@ def _payload(kind, x) -> bytes:
     torch.save(_own(x.pooled[0]), buffer)
     return buffer.getvalue()
 
-# %% ../../nbs/day02_cache/03_store.ipynb #64b225a6
+# %% ../../nbs/day02_cache/03_store.ipynb #17b732dd
 @patch
 def put(self: Store,
     meta: dict,         # id, timeline, ... ; presence and file names are filled in here
@@ -100,7 +102,7 @@ def put(self: Store,
     save_json(self.path("meta", clip), meta)
     return meta
 
-# %% ../../nbs/day02_cache/03_store.ipynb #d675ac7e
+# %% ../../nbs/day02_cache/03_store.ipynb #d15d1283
 def load_meta(
     path,       # cache/meta/{split}/{id}.json
 ) -> dict:      # v_file, a_file, clip_file, clip_tokens, img_firstframe as paths that exist, or None
@@ -117,19 +119,19 @@ def load_meta(
         meta[key] = str(store.path(kind, path.stem)) if meta.get(key) else None
     return meta | {"clip_tokens": str(store.path("image", path.stem)) if meta["clip_file"] else None}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #54ea7401
+# %% ../../nbs/day02_cache/03_store.ipynb #b28151ad
 @patch
 def get_meta(self: Store, clip) -> dict:
     "A clip's meta, its file names brought up to date with where the cache lies now. Raises CacheError."
     return load_meta(self.path("meta", clip))
 
-# %% ../../nbs/day02_cache/03_store.ipynb #959e1b2c
+# %% ../../nbs/day02_cache/03_store.ipynb #5d72c977
 @patch
 def latents(self: Store, meta) -> tuple:
     "((T, C, H, W) or None, (C, L, F) or None) of a clip."
     return tuple(read_tensors(meta[k])["latents"] if meta[k] else None for k in ("v_file", "a_file"))
 
-# %% ../../nbs/day02_cache/03_store.ipynb #cf95d9c2
+# %% ../../nbs/day02_cache/03_store.ipynb #38b32230
 @patch
 def finished(self: Store, clip, source_key) -> dict | None:
     "The meta of a clip that is cached completely and from the same source, else None."
@@ -140,7 +142,7 @@ def finished(self: Store, clip, source_key) -> dict | None:
     files = [meta[k] for k in ("v_file", "a_file", "clip_file", "clip_tokens", "img_firstframe") if meta[k]]
     return meta if meta.get("source_key") == source_key and all(Path(f).is_file() for f in files) else None
 
-# %% ../../nbs/day02_cache/03_store.ipynb #777ae449
+# %% ../../nbs/day02_cache/03_store.ipynb #8c8b67c1
 @dataclass
 class Moments:
     "Mean and standard deviation per channel, gathered clip by clip (Chan, Golub and LeVeque 1979)."
@@ -148,7 +150,7 @@ class Moments:
     mean: torch.Tensor | float = 0.
     m2: torch.Tensor | float = 0.
 
-# %% ../../nbs/day02_cache/03_store.ipynb #aaaafd5c
+# %% ../../nbs/day02_cache/03_store.ipynb #6255e955
 @patch
 def add(self: Moments,
     x: torch.Tensor,    # latents
@@ -162,14 +164,14 @@ def add(self: Moments,
     self.mean, self.m2 = self.mean + d * n / total, self.m2 + m2 + d.square() * self.n * n / total
     self.n = total
 
-# %% ../../nbs/day02_cache/03_store.ipynb #2cbde1d4
+# %% ../../nbs/day02_cache/03_store.ipynb #a524b40d
 @patch
 def to_dict(self: Moments) -> dict | None:
     "For the index; None when no clip had the stream."
     if not self.n: return None
     return {"mean": self.mean.tolist(), "std": (self.m2 / self.n).sqrt().tolist(), "count": self.n}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #6f5e64cf
+# %% ../../nbs/day02_cache/03_store.ipynb #5dbb46ce
 @patch
 def _row(self: Store, m, v: Moments, a: Moments) -> dict:
     "A clip's line in the index; its latents are added to the moments."
@@ -179,7 +181,7 @@ def _row(self: Store, m, v: Moments, a: Moments) -> dict:
     seconds = Timeline.from_dict(m["timeline"]).seconds
     return {"id": m["id"], "has_video": x is not None, "has_audio": y is not None, "seconds": seconds}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #53044cf0
+# %% ../../nbs/day02_cache/03_store.ipynb #15576916
 @patch
 def write_index(self: Store,
     clips,              # ids, in the order of the dataset
@@ -195,7 +197,7 @@ def write_index(self: Store,
     save_json(self.index_path, index)
     return index
 
-# %% ../../nbs/day02_cache/03_store.ipynb #968ca422
+# %% ../../nbs/day02_cache/03_store.ipynb #9e8cdd94
 @patch
 def read_index(self: Store) -> dict:
     "The split's index. Raises CacheError that says how to make it."
@@ -204,7 +206,7 @@ def read_index(self: Store) -> dict:
                          f"Run: make cache-{self.split}")
     return load_json(self.index_path)
 
-# %% ../../nbs/day02_cache/03_store.ipynb #2cf2ae09
+# %% ../../nbs/day02_cache/03_store.ipynb #16973eff
 def _fake_latents(g, clock, has_v, has_a):
     "Noise with a colour of its own that drifts: easy to learn, and never the same."
     def noise(*s): return torch.randn(*s, generator=g)
@@ -214,7 +216,7 @@ def _fake_latents(g, clock, has_v, has_a):
     a = noise(D, 1, 1) + .3 * noise(D, L, 1).cumsum(1) + .3 * noise(D, L, F)
     return v if has_v else None, a if has_a else None
 
-# %% ../../nbs/day02_cache/03_store.ipynb #3897032e
+# %% ../../nbs/day02_cache/03_store.ipynb #410f786c
 def _fake_context(g, n, dim):
     pooled = torch.nn.functional.normalize(torch.randn(1, dim, generator=g), dim=-1)
     return Context(pooled, torch.randn(1, n, dim, generator=g), torch.ones(1, n, dtype=torch.bool))
@@ -224,7 +226,7 @@ def _fake_meta(clip, split, said, silent, clock):
             "silent": silent,
             "timeline": clock.to_dict(), "start_seconds": 0., "source_key": "fake", "extras": {}}
 
-# %% ../../nbs/day02_cache/03_store.ipynb #49613698
+# %% ../../nbs/day02_cache/03_store.ipynb #b269fa45
 def fake_cache(
     folder,                     # cache folder to make
     n: int = 8,                 # clips

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Conditions', 'ConditionEncoder']
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #c2fe0e1a
+# %% ../../nbs/day04_joint/00_conditions.ipynb #dfe3254d
 from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from ..core import Context, ModelError
 from .layers import ModelSettings, time_features
 from .positions import STREAMS
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #40beda2a
+# %% ../../nbs/day04_joint/00_conditions.ipynb #4e9601fe
 @dataclass
 class Conditions:
     "What the blocks get from outside."
@@ -21,7 +21,7 @@ class Conditions:
     vec: dict             # stream -> (B, K, cond_width)
     given: dict = field(default_factory=dict)  # text, image -> (Context or None, (B,) bool or None: dropped), for experts with encoders of their own
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #52be4fce
+# %% ../../nbs/day04_joint/00_conditions.ipynb #a3839995
 class ConditionEncoder(nn.Module):
     "Texts, images and noise times to condition tokens and modulation vectors; learned nulls for what is absent."
     def __init__(self, s: ModelSettings):
@@ -34,7 +34,7 @@ class ConditionEncoder(nn.Module):
         time = lambda: nn.Sequential(nn.Linear(128, s.cond_width), nn.SiLU(), nn.Linear(s.cond_width, s.cond_width))
         self.time = nn.ModuleDict({k: time() for k in STREAMS})
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #a78198e1
+# %% ../../nbs/day04_joint/00_conditions.ipynb #35f3dee5
 @patch
 def _fit(self: ConditionEncoder, kind, ctx):
     "Tokens (B, n', dim) and mask with n' <= the number of places. Raises ModelError."
@@ -47,7 +47,7 @@ def _fit(self: ConditionEncoder, kind, ctx):
     if mask[:, n:].any(): raise ModelError(f"{kind} condition: expected at most {n} tokens (n_{kind}), got {int(mask.sum(1).max())}")
     return tokens[:, :n], mask[:, :n]
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #b3902a34
+# %% ../../nbs/day04_joint/00_conditions.ipynb #e04d50eb
 @patch
 def _dropped(self: ConditionEncoder, kind, drop, B, device):
     if drop is None: return torch.zeros(B, dtype=torch.bool, device=device)
@@ -55,7 +55,7 @@ def _dropped(self: ConditionEncoder, kind, drop, B, device):
     if drop.shape != (B,) or drop.dtype != torch.bool: raise ModelError(f"drop_{kind}: expected ({B},) bool, got {tuple(drop.shape)} {drop.dtype}")
     return drop
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #6840da8a
+# %% ../../nbs/day04_joint/00_conditions.ipynb #89996863
 @patch
 def _one(self: ConditionEncoder, kind, ctx, drop, B):
     "Tokens (B, n, width) and pooled vector (B, cond_width) of one kind."
@@ -70,7 +70,7 @@ def _one(self: ConditionEncoder, kind, ctx, drop, B):
     p = self.pooled[kind](unit(ctx.pooled.to(null)))
     return torch.where(real[..., None], y, null.to(y.dtype)), torch.where(drop[:, None], p_null.to(p.dtype), p)
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #bc384a26
+# %% ../../nbs/day04_joint/00_conditions.ipynb #b4ce420f
 @patch
 def forward(
     self: ConditionEncoder,
@@ -88,7 +88,7 @@ def forward(
     given = {"text": (t_ctx, drop_text), "image": (i_ctx, drop_image)}
     return Conditions(torch.cat([text.to(image.dtype), image.to(text.dtype)], 1), vec, given)
 
-# %% ../../nbs/day04_joint/00_conditions.ipynb #0f653056
+# %% ../../nbs/day04_joint/00_conditions.ipynb #a7811dbe
 @patch
 def flops(self: ConditionEncoder, streams: int = 2) -> int:
     "Matrix-product operations of one sample with text and image at full length, one noise time for each stream."

@@ -4,7 +4,7 @@
 __all__ = ['MIXERS', 'ModelSettings', 'repeat_to', 'patchify', 'unpatchify', 'time_features', 'grouped', 'NormModulate',
            'GatedAdd', 'SquaredReLU', 'zero_linear', 'FeedForward', 'NoMixer', 'ConvMixer']
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #22ce2d75
+# %% ../../nbs/day03_experts/02_layers.ipynb #d77b0765
 import math
 from typing import Literal
 import torch
@@ -17,10 +17,10 @@ from ..settings import Strict
 from .attention import outside_autocast
 from .protocol import ExpertSettings
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #0eb41711
+# %% ../../nbs/day03_experts/02_layers.ipynb #75447532
 def _f(default, text, **limits): return Field(default, description=text, **limits)
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #ec84f548
+# %% ../../nbs/day03_experts/02_layers.ipynb #d97ad73f
 class ModelSettings(Strict):
     "Everything that decides the shapes of a model's weights."
     width_v: int = _f(256, "width of the video expert", ge=16)
@@ -46,7 +46,7 @@ class ModelSettings(Strict):
     expert_a: ExpertSettings|None = _f(None, "a pretrained denoiser as audio expert; empty: a native one")
     shift_cap: float = _f(4., "largest shift of the noise times of long streams", ge=1)
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #e12bac77
+# %% ../../nbs/day03_experts/02_layers.ipynb #36a5a1b6
 @patch
 def stream(self: ModelSettings, name: str) -> dict:  # "video" or "audio"
     "One stream's share of the settings. Raises ModelError for a patch below 1."
@@ -59,13 +59,13 @@ def expert(self: ModelSettings, name: str) -> ExpertSettings|None:
     "What a stream's expert is, if it is a pretrained one."
     return getattr(self, f"expert_{name[0]}")
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #f06f817b
+# %% ../../nbs/day03_experts/02_layers.ipynb #8ecd9991
 def repeat_to(x: torch.Tensor, dim: int, n: int) -> torch.Tensor:
     "Lengthens an axis to a multiple of n by repeating its last slice."
     extra = -x.shape[dim] % n
     return x if not extra else torch.cat([x, *[x.narrow(dim, x.shape[dim] - 1, 1)] * extra], dim)
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #dccabba4
+# %% ../../nbs/day03_experts/02_layers.ipynb #caf2cb06
 def patchify(
     x: torch.Tensor,  # (B, T, C, H, W)
     patch: tuple,     # (p, q, r) latents to a token
@@ -76,7 +76,7 @@ def patchify(
     x = x.reshape(B, T // p, p, C, H // q, q, W // r, r)
     return x.permute(0, 1, 4, 6, 2, 5, 7, 3).reshape(B, T // p * (H // q) * (W // r), p * q * r * C)
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #c23d716d
+# %% ../../nbs/day03_experts/02_layers.ipynb #5be6aebf
 def unpatchify(
     x: torch.Tensor,  # (B, N, p*q*r*C)
     patch: tuple,     # (p, q, r)
@@ -88,7 +88,7 @@ def unpatchify(
     x = x.reshape(len(x), t, h, w, p, q, r, C).permute(0, 1, 4, 7, 2, 5, 3, 6)
     return x.reshape(len(x), t * p, C, h * q, w * r)[:, :T, :, :H, :W]
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #b2362baf
+# %% ../../nbs/day03_experts/02_layers.ipynb #8a5988ab
 def time_features(
     t: torch.Tensor,  # (...,) noise times in [0, 1]
     n: int = 128,     # features, even
@@ -98,19 +98,19 @@ def time_features(
     a = 1000 * t.float()[..., None] * f
     return torch.cat([a.cos(), a.sin()], -1)
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #8ab71a53
+# %% ../../nbs/day03_experts/02_layers.ipynb #dda6cd82
 def grouped(x, vec):
     "Tokens (B, N, D) as (B, K, N/K, D), vectors (B, K, D) as (B, K, 1, D)."
     return x.reshape(len(x), vec.shape[1], -1, x.shape[-1]), vec[:, :, None]
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #abf2b26a
+# %% ../../nbs/day03_experts/02_layers.ipynb #d6541896
 def _modulate_forward(ctx, x, shift, scale):
     y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, 1e-5)
     (y, shift), scale = grouped(y, shift), 1 + scale[:, :, None]
     ctx.save_for_backward(x, mean, rstd, y, scale)
     return torch.addcmul(shift, y, scale).view_as(x)
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #83a72d62
+# %% ../../nbs/day03_experts/02_layers.ipynb #91e5bab9
 def _modulate_backward(ctx, g):
     x, mean, rstd, y, scale = ctx.saved_tensors
     g = g.reshape(y.shape)
@@ -122,13 +122,13 @@ class NormModulate(torch.autograd.Function):
     "Layer norm without weights, times 1 + scale, plus shift: x (B, N, D), shift and scale (B, K, D)."
     forward, backward = staticmethod(outside_autocast(_modulate_forward)), staticmethod(_modulate_backward)
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #f5bcff8a
+# %% ../../nbs/day03_experts/02_layers.ipynb #70314106
 def _gate_forward(ctx, x, y, gate):
     y, gate = grouped(y, gate)
     ctx.save_for_backward(y, gate)
     return torch.addcmul(x.reshape(y.shape), y, gate).view(x.shape)
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #c87e6b8d
+# %% ../../nbs/day03_experts/02_layers.ipynb #ecf59aaf
 def _gate_backward(ctx, g):
     y, gate = ctx.saved_tensors
     grouped = g.reshape(y.shape)
@@ -138,7 +138,7 @@ class GatedAdd(torch.autograd.Function):
     "x + gate * y: x and y (B, N, D), gate (B, K, D)."
     forward, backward = staticmethod(outside_autocast(_gate_forward)), staticmethod(_gate_backward)
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #7acfbd37
+# %% ../../nbs/day03_experts/02_layers.ipynb #290df5c6
 class SquaredReLU(torch.autograd.Function):
     "relu(x)^2 (Primer, So et al. 2021)."
     @staticmethod
@@ -152,14 +152,14 @@ class SquaredReLU(torch.autograd.Function):
         r, = ctx.saved_tensors
         return torch.addcmul(r.new_zeros(()), r, g, value=2)
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #98935b92
+# %% ../../nbs/day03_experts/02_layers.ipynb #e95c8274
 def zero_linear(n_in: int, n_out: int) -> nn.Linear:
     "A linear layer that starts as zero."
     layer = nn.Linear(n_in, n_out)
     nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)
     return layer
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #6b3a7061
+# %% ../../nbs/day03_experts/02_layers.ipynb #e3ae88b9
 class FeedForward(nn.Module):
     "Modulated, gated feed-forward of one stream: x (B, N, D), c (B, K, cond_width)."
     def __init__(self, width, ratio, cond_width):
@@ -171,12 +171,12 @@ class FeedForward(nn.Module):
         shift, scale, gate = self.mod(c).chunk(3, -1)
         return GatedAdd.apply(x, self.down(SquaredReLU.apply(self.up(NormModulate.apply(x, shift, scale)))), gate)
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #83844f18
+# %% ../../nbs/day03_experts/02_layers.ipynb #852081dc
 class NoMixer(nn.Module):
     "No local mixing: joint attention alone moves information between tokens."
     def mix(self, x, layout, state): return x, state
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #98314c5d
+# %% ../../nbs/day03_experts/02_layers.ipynb #da4ef80e
 class ConvMixer(nn.Module):
     "Depthwise convolution over the token grid (time, rows, columns), with a gate that starts at zero."
     def __init__(self, width, kernel=3):
@@ -187,5 +187,5 @@ class ConvMixer(nn.Module):
         y = F.layer_norm(x, x.shape[-1:]).transpose(1, 2).reshape(len(x), -1, *layout.grid)
         return x + self.gate.to(x.dtype) * self.conv(y).flatten(2).transpose(1, 2), state
 
-# %% ../../nbs/day03_experts/02_layers.ipynb #a15af223
+# %% ../../nbs/day03_experts/02_layers.ipynb #82b004dd
 MIXERS = {"none": lambda width: NoMixer(), "conv": ConvMixer}

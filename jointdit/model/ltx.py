@@ -3,17 +3,17 @@
 # %% auto #0
 __all__ = ['LTXExpert']
 
-# %% ../../nbs/day03_experts/09_ltx.ipynb #9163e741
+# %% ../../nbs/day03_experts/09_ltx.ipynb #27529dad
 from dataclasses import replace
 import torch
 from fastcore.basics import patch
 from .cut import transformer_layers
 from .pretrained import ChainState, PretrainedExpert
 
-# %% ../../nbs/day03_experts/09_ltx.ipynb #8c9e72f0
+# %% ../../nbs/day03_experts/09_ltx.ipynb #4db10640
 class LTXExpert(PretrainedExpert):
     "LTX-Video's transformer (HaCohen et al. 2024)."
-    sources = {"t5": "text.ltx.t5"}
+    sources, home = {"t5": "text.ltx.t5"}, "transformer"
 
     def build(self, config):
         from diffusers import LTXVideoTransformer3DModel
@@ -27,14 +27,14 @@ class LTXExpert(PretrainedExpert):
 
     def level_out(self, x, t) -> tuple: return x, t
 
-# %% ../../nbs/day03_experts/09_ltx.ipynb #185ebc6c
+# %% ../../nbs/day03_experts/09_ltx.ipynb #380ea437
 @patch
 def _turns(self: LTXExpert, tokens, layout):
     "Rotary embedding of the latents' grid, by the clock's seconds and pixels."
     (T, h, w), grid = layout.shape, layout.clock.video
     return self.net.rope(tokens, T, h, w, (grid.stride / float(layout.clock.fps), grid.down, grid.down), None)
 
-# %% ../../nbs/day03_experts/09_ltx.ipynb #e3a8fc01
+# %% ../../nbs/day03_experts/09_ltx.ipynb #b68d9f60
 @patch
 def enter(self: LTXExpert, state: ChainState, x, t, cond) -> ChainState:
     "The input layer: tokens, times for each of them, text, positions."
@@ -49,7 +49,7 @@ def enter(self: LTXExpert, state: ChainState, x, t, cond) -> ChainState:
     bias = None if mask is None else ((1 - mask.to(y.dtype)) * -10000.).unsqueeze(1)
     return replace(state, x=y, args=dict(emb=emb, last=last, told=told, bias=bias, turns=self._turns(tokens, state.layout)))
 
-# %% ../../nbs/day03_experts/09_ltx.ipynb #8455b5ae
+# %% ../../nbs/day03_experts/09_ltx.ipynb #e61014e8
 @patch
 def run(self: LTXExpert, layer, s: ChainState) -> ChainState:
     "One layer."
@@ -60,7 +60,7 @@ def run(self: LTXExpert, layer, s: ChainState) -> ChainState:
     shift, scale = (self.net.scale_shift_table[None, None] + a["last"][:, :, None]).unbind(2)
     return replace(s, x=self.net.proj_out(self.net.norm_out(s.x) * (1 + scale) + shift))
 
-# %% ../../nbs/day03_experts/09_ltx.ipynb #37e16dd4
+# %% ../../nbs/day03_experts/09_ltx.ipynb #1402d096
 @patch
 def leave(self: LTXExpert, s: ChainState): return s.x.unflatten(1, s.layout.shape).permute(0, 1, 4, 2, 3)
 

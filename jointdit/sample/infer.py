@@ -6,7 +6,7 @@
 __all__ = ['Kit', 'load_kit', 'Job', 'prepare', 'Result', 'generate', 'replay', 'InferSettings', 'SamplerSettings',
            'SampleReport', 'Given', 'sample_latents', 'measure_lag']
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #ea901627
+# %% ../../nbs/day06_sampler/04_infer.ipynb #68c7a75d
 import torch
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..train.path import given_latents
 
 _all_ = ["InferSettings", "SamplerSettings", "SampleReport", "Given", "sample_latents", "measure_lag"]
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #5d499cc5
+# %% ../../nbs/day06_sampler/04_infer.ipynb #98c3c6f4
 @dataclass
 class Kit:
     "What is loaded once and used for many requests."
@@ -45,19 +45,19 @@ class Kit:
     recipe: dict = field(default_factory=dict)  # fingerprints that the checkpoint was trained on
     about: dict = field(default_factory=dict)  # stage and step
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #59595704
+# %% ../../nbs/day06_sampler/04_infer.ipynb #21ecb70b
 def _load_codecs(s: InferSettings, device, use_clip: bool) -> tuple:
     "Video codec, audio codec and CLIP (or None); weights stay fp32, inputs are cast to them."
     clip = CLIPCondEncoder(s.clip.variant, s.clip.pretrained, device=device) if use_clip else None
     return (VideoCodec.from_folder(s.video_vae_path, device=device),
             AudioCodec.from_folder(s.audio_vae_path, s.vocoder_path, device=device), clip)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #80f2ed3d
+# %% ../../nbs/day06_sampler/04_infer.ipynb #2c5b5b80
 def _knobs(s: InferSettings, info) -> Knobs:
     "The checkpoint's knobs, and over them those that the request sets."
     return Knobs(**{**info.knobs, **s.knobs.model_dump(exclude_unset=True)})
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #3b461b75
+# %% ../../nbs/day06_sampler/04_infer.ipynb #0c390d6c
 def load_kit(
     s: InferSettings,
     root="checkpoints",  # where to look for the newest checkpoint
@@ -77,10 +77,11 @@ def load_kit(
     check_fingerprints(path, recipe, found)
     model, info = load_model(path, device, knobs=_knobs(s, info))
     check_channels(path, model, video, audio, clip)
+    model.settle(dtype)
     trained = Timeline.from_dict(info.data["timeline"]) if info.data.get("timeline") else Timeline(24, 12)
     return Kit(model, video, audio, clip, trained, device, dtype, path, file_hash(path), recipe, dict(stage=info.stage, step=info.step))
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #58277670
+# %% ../../nbs/day06_sampler/04_infer.ipynb #9b7b70ab
 def _text(kit: Kit, prompt: str, what: str = "prompt") -> Context | None:
     "The condition of a prompt; None for an empty one or without CLIP. Raises SampleError, AssetError."
     if not prompt.strip() or kit.clip is None: return None
@@ -89,7 +90,7 @@ def _text(kit: Kit, prompt: str, what: str = "prompt") -> Context | None:
     if most and n > most: raise SampleError(f"the {what} has {n} tokens, this checkpoint reads {most}: {prompt[:60]!r}... Shorten it.")
     return ctx
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #13b55e55
+# %% ../../nbs/day06_sampler/04_infer.ipynb #502c13a6
 def _first_frame(s: InferSettings, kit: Kit, clock: Timeline, meta) -> tuple:
     "(picture (H, W, 3) or None, latent (C, h, w) or None, files used)."
     h, w = clock.video.height, clock.video.width
@@ -103,7 +104,7 @@ def _first_frame(s: InferSettings, kit: Kit, clock: Timeline, meta) -> tuple:
     latent = Store(Path(s.ref_meta).parents[2], "").latents(meta | dict(a_file=None))[0] if meta["v_file"] else None
     return frame, kit.video.encode(frame[None])[0] if latent is None else latent[0], [meta["img_firstframe"]]
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #a8a36ca6
+# %% ../../nbs/day06_sampler/04_infer.ipynb #8641776b
 @dataclass
 class Job:
     "A request, made ready: everything that its seeds share."
@@ -117,7 +118,7 @@ class Job:
     files: list = field(default_factory=list)  # media that went in
     notes: list = field(default_factory=list)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #9e849a27
+# %% ../../nbs/day06_sampler/04_infer.ipynb #09b2a18e
 def _track(path, kind: str, start: float, seconds: float):
     "The file's info, if its picture or sound covers these seconds. Raises SampleError."
     info = probe(path)
@@ -127,19 +128,19 @@ def _track(path, kind: str, start: float, seconds: float):
         raise SampleError(f"{path}: {seconds:.2f} s from second {start:.2f} are asked for, but its {kind} ends at {track.end:.2f} s. Lower seconds or given_start.")
     return info
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #3c20bc20
+# %% ../../nbs/day06_sampler/04_infer.ipynb #49dd9874
 def _frames(path, start: float, clock: Timeline, n: int):
     "The first n frames of the clock from a file, (n, H, W, 3) uint8."
     info = _track(path, "picture", start, n / float(clock.fps))
     return read_frames(info, [start + i / float(clock.fps) for i in range(n)], clock.video.height, clock.video.width)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #f184c034
+# %% ../../nbs/day06_sampler/04_infer.ipynb #2e853205
 def _wave(path, start: float, clock: Timeline, n: int):
     "The first n samples of the clock from a file, (n,) float32."
     info = _track(path, "sound", start, n / clock.sample_rate)
     return read_wave(info, start, n, clock.sample_rate)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #4af5763a
+# %% ../../nbs/day06_sampler/04_infer.ipynb #9bbd173d
 def _whole_stream(s: InferSettings, kit: Kit, job: Job):
     "Video to audio and audio to video: one stream is given from its first to its last latent."
     c = job.clock
@@ -151,7 +152,7 @@ def _whole_stream(s: InferSettings, kit: Kit, job: Job):
         job.given = Given(a=kit.audio.encode(job.wave)[None], a_mask=torch.ones(c.n_audio_latents, dtype=torch.bool))
     job.files.append(s.given_video or s.given_audio)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #f8a41d25
+# %% ../../nbs/day06_sampler/04_infer.ipynb #69aee09b
 def _padded(x, n: int, axis: int):
     "A batch of one, with zeros after what is there, up to n along a time axis."
     if x is None: return None
@@ -159,7 +160,7 @@ def _padded(x, n: int, axis: int):
     shape = list(x.shape); shape[axis] = n - x.shape[axis]
     return torch.cat([x, x.new_zeros(shape)], axis)[None]
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #a1f761d0
+# %% ../../nbs/day06_sampler/04_infer.ipynb #d0cefc67
 def _beginning(s: InferSettings, kit: Kit, job: Job, meta):
     "Continuation: the latents of both streams whose centre lies before the cut."
     c, info = job.clock, None if s.continue_from == "ref" else probe(s.continue_from)
@@ -175,7 +176,7 @@ def _beginning(s: InferSettings, kit: Kit, job: Job, meta):
     job.given = Given(_padded(v, c.n_video_latents, 0), _padded(a, c.n_audio_latents, 1), m_v, m_a)
     job.files.append(s.ref_meta if info is None else s.continue_from)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #472c9571
+# %% ../../nbs/day06_sampler/04_infer.ipynb #f14abc26
 def prepare(s: InferSettings, kit: Kit, say=print) -> Job:
     "Clock, conditions and given latents of a request. Raises SampleError, MediaError, CacheError."
     meta = load_meta(s.ref_meta) if s.ref_meta else None
@@ -189,7 +190,7 @@ def prepare(s: InferSettings, kit: Kit, say=print) -> Job:
     _add_image(s, kit, job, meta)
     return job
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #50b4c2ab
+# %% ../../nbs/day06_sampler/04_infer.ipynb #04941d5b
 def _add_image(s: InferSettings, kit: Kit, job: Job, meta):
     "The CLIP image, and the first frame's latent where the picture is not given anyway."
     frame, latent, files = _first_frame(s, kit, job.clock, meta)
@@ -200,7 +201,7 @@ def _add_image(s: InferSettings, kit: Kit, job: Job, meta):
     job.given.v = _padded(latent[None], job.clock.n_video_latents, 0)
     job.given.v_mask = torch.arange(job.clock.n_video_latents) < 1
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #e5ca4878
+# %% ../../nbs/day06_sampler/04_infer.ipynb #e6ca308d
 @dataclass
 class Result:
     "One clip: arrays, files and card."
@@ -214,7 +215,7 @@ class Result:
     card_path: Path
     card: dict
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #23553904
+# %% ../../nbs/day06_sampler/04_infer.ipynb #fcd1f57c
 def _card(s, kit, job, seed, stages, report, lag) -> dict:
     "What the card says, before the files' hashes."
     own = s.model_copy(update=dict(seeds=[seed], ckpt=str(kit.path) if kit.path else None, knobs=getattr(kit.model, "knobs", s.knobs).model_copy(update=dict(max_t=s.knobs.max_t))))
@@ -225,10 +226,10 @@ def _card(s, kit, job, seed, stages, report, lag) -> dict:
                 evaluations=report.evaluations, branches=report.branches, seconds={k: round(x, 3) for k, x in stages.seconds.items()},
                 peak_memory_gib={k: round(x, 3) for k, x in stages.peaks.items()}, lag=lag, notes=job.notes)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #973cd9d7
-def _one(s: InferSettings, kit: Kit, job: Job, seed: int, stages: Stages, watch=None) -> Result:
+# %% ../../nbs/day06_sampler/04_infer.ipynb #6a78d30d
+def _one(s: InferSettings, kit: Kit, job: Job, seed: int, stages: Stages, watch=None, name=None) -> Result:
     "Sample, decode and write the clip of one seed."
-    c, name = job.clock, f"seed{seed:03d}_steps{s.steps:02d}"
+    c, name = job.clock, f"seed{seed:03d}_steps{s.steps:02d}" if name is None else name(seed)
     with stages("sample", f"seed {seed}"):
         v, a, report = sample_latents(kit.model, c, [seed], job.text, job.image, job.negative, job.given, s, dtype=kit.dtype, watch=watch)
     with stages("decode"):
@@ -241,16 +242,18 @@ def _one(s: InferSettings, kit: Kit, job: Job, seed: int, stages: Stages, watch=
     card = save_card(path, _card(s, kit, job, seed, stages, report, lag), files, frames, wave)
     return Result(seed, frames, wave, v[0].cpu(), a[0].cpu(), c, files, path, card)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #3653f868
+# %% ../../nbs/day06_sampler/04_infer.ipynb #ab1f1695
 def generate(
     s: InferSettings,
     kit: Kit | None = None,  # what is loaded already; None: load it
     say=print,  # where the lines go
     watch=None,  # called as watch(k, u, latents, clean guess) at every step
     root="checkpoints",  # where to look for the newest checkpoint
+    stages=None,  # measures the stages; None: prints a line for each
+    name=None,  # function from a seed to the file name without ending; None: seed000_steps30
 ) -> list[Result]:
     "Make the clips of a request, with files and cards in its out_dir. Raises JointDiTError."
-    stages = Stages(say=say)
+    stages = stages or Stages(say=say)
     with stages("load", "" if kit is None else "(kept)"): kit = kit or load_kit(s, root, say)
     stages.device = str(kit.device)
     with stages("conditions", direction(s)): job = prepare(s, kit, say)
@@ -259,16 +262,16 @@ def generate(
     results = []
     with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
         for seed in s.seeds:
-            r = _one(s, kit, job, seed, stages, watch)
+            r = _one(s, kit, job, seed, stages, watch, name)
             results.append(r)
             say(f"wrote {r.files.get('mp4', r.card_path)}: {r.card['evaluations']} evaluations, {_lag_words(r.card['lag'])}")
     return results
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #8419c4de
+# %% ../../nbs/day06_sampler/04_infer.ipynb #c3b09e34
 def _lag_words(lag: dict) -> str:
     return f"sound {lag['lag_ms']:+d} ms" if lag["lag_ms"] is not None else f"lag not measured ({lag['reason']})"
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #66ef056c
+# %% ../../nbs/day06_sampler/04_infer.ipynb #7878cb11
 def _check_inputs(path, card: dict):
     "Raises SampleError when the checkpoint or a given file is not what it was."
     ckpt = card["checkpoint"]
@@ -277,14 +280,14 @@ def _check_inputs(path, card: dict):
         if (now := file_hash(p)) != h:
             raise SampleError(f"{path}: {p} has changed since: its hash was {h[:16]}, it is {now[:16]}. The clip cannot be made again from it.")
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #aab91e56
+# %% ../../nbs/day06_sampler/04_infer.ipynb #7f722040
 def _check_codecs(path, card: dict, kit: Kit):
     "Raises SampleError when a codec or CLIP is not the one that the clip was made with."
     now = dict(video=kit.video.fingerprint, audio=kit.audio.fingerprint, clip=kit.clip.fingerprint if kit.clip else None)
     if odd := [f"{k} {h} then, {now[k]} now" for k, h in card["codecs"].items() if h != now[k]]:
         raise SampleError(f"{path}: the clip was made with other codecs ({'; '.join(odd)}). Put the folders of then back, or make the clip anew.")
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #ef36f1c8
+# %% ../../nbs/day06_sampler/04_infer.ipynb #d4f8b776
 def replay(
     path,  # card of a clip
     out_dir=None,  # where the new files go; None: a folder `replay` beside the card

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['FOLDERS', 'run_folder', 'ckpt_path', 'step_of', 'CheckpointInfo', 'header_text', 'tensor_bytes', 'write_checkpoint',
            'checkpoints', 'latest', 'prune', 'newest_run', 'find_checkpoint', 'read_state', 'read_weights', 'read_info',
-           'differences', 'check_architecture', 'check_data', 'check_knobs', 'fill_model', 'load_model']
+           'differences', 'check_architecture', 'check_data', 'check_knobs', 'fill_model', 'own_tensors', 'load_model']
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #c0b3070f
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #6b44de0c
 import json, re, shutil, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from ..core import CheckpointError, JointDiTError, file_hash, is_disk_full, write_atomic
 from ..model.joint import ModelSettings, build_model
+from .experts import load_experts, resolve_experts
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #af96577d
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #a8d249d8
 FOLDERS = {"A": "day05_stage_a", "B": "day07_stage_b"}
 
 def run_folder(
@@ -30,18 +31,18 @@ def run_folder(
     "Folder of a run: checkpoints/day05_stage_a_<suffix>, or without the underscore's tail for an empty suffix."
     return Path(root) / "_".join(filter(None, (FOLDERS.get(stage, f"stage_{stage}"), suffix)))
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #56882c39
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #75f4c544
 def ckpt_path(folder, step: int) -> Path:
     "Name of the training state of a step."
     return Path(folder) / f"ckpt_step_{step:06d}.pt"
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #1a0bba0a
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #d716b830
 def step_of(path) -> int:
     "The step that a checkpoint's name says, or -1."
     found = re.fullmatch(r"ckpt_step_(\d+)\.(pt|safetensors)", Path(path).name)
     return int(found[1]) if found else -1
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #ba76fc40
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #43e8dbfd
 @dataclass
 class CheckpointInfo:
     "What a checkpoint says about itself."
@@ -57,7 +58,7 @@ class CheckpointInfo:
     @property
     def hash(self): return file_hash(self.path)[:16]
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #a7a796b3
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #82d83c1e
 def header_text(
     stage: str,
     step: int,
@@ -71,12 +72,12 @@ def header_text(
     said = dict(format=1, stage=stage, step=step, model=model, knobs=knobs, data=data, settings=settings, extras=extras or {})
     return json.dumps(said, default=str, sort_keys=True)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #34430820
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #0be79a1d
 def _info(text, path):
     said = json.loads(text)
     return CheckpointInfo(Path(path), **{k: v for k, v in said.items() if k != "format"})
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #794bd724
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #c0e77abc
 def tensor_bytes(tree) -> int:
     "Bytes of all tensors in nested dicts and lists."
     if torch.is_tensor(tree): return tree.numel() * tree.element_size()
@@ -84,7 +85,7 @@ def tensor_bytes(tree) -> int:
     if isinstance(tree, (list, tuple)): return sum(map(tensor_bytes, tree))
     return 0
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #5ad07bef
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #a7236235
 def _full(path, need):
     last = latest(Path(path).parent)
     kept = f"The last good checkpoint is {last}." if last else "No checkpoint of this run exists yet."
@@ -92,7 +93,7 @@ def _full(path, need):
     return CheckpointError(f"{path}: the disk is full: {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free. {kept} "
                            "Free some space (keep_last_n keeps fewer) and run the same command again: it resumes.")
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #c67d98e8
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #9cc724dc
 def _write(path, need, writer):
     path.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(path.parent).free < need * 1.05 + 1e6: raise _full(path, need)
@@ -102,7 +103,7 @@ def _write(path, need, writer):
         if any(is_disk_full(c) for c in causes) or "PytorchStreamWriter" in str(e): raise _full(path, need) from e
         raise
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #9edef5f7
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #4ae74729
 def write_checkpoint(
     folder,          # folder of the run
     step: int,
@@ -119,17 +120,17 @@ def write_checkpoint(
     prune(folder, keep_last_n)
     return path
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #98ff3a4b
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #4e536caa
 def checkpoints(folder) -> list:
     "Training states in a folder, by step."
     return sorted((p for p in Path(folder).glob("ckpt_step_*.pt") if step_of(p) >= 0), key=step_of)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #777550fe
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #95bf1b1e
 def latest(folder):
     "The training state of the highest step, or None."
     return next(reversed(checkpoints(folder)), None)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #26a44a9a
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #1effe90e
 def prune(folder, keep_last_n: int):
     "Delete all but the last `keep_last_n` checkpoints (0: none), and what an interrupted write left."
     for p in checkpoints(folder)[:-keep_last_n] if keep_last_n else []:
@@ -138,7 +139,7 @@ def prune(folder, keep_last_n: int):
     for p in Path(folder).glob("ckpt_step_*.safetensors"):
         if not p.with_suffix(".pt").exists() and checkpoints(folder): p.unlink()
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #805176fc
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #104d4fa8
 def newest_run(
     stage: str,          # "A" or "B"
     root="checkpoints",
@@ -148,7 +149,7 @@ def newest_run(
     found = [c for c in map(latest, runs) if c]
     return max(found, key=lambda p: p.stat().st_mtime_ns, default=None)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f577ac55
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f89659ae
 def find_checkpoint(path) -> Path:
     "The file that a path means: itself, or the last checkpoint of a folder. Raises CheckpointError."
     path = Path(path).expanduser()
@@ -160,7 +161,7 @@ def find_checkpoint(path) -> Path:
     raise CheckpointError(f"{path}: there is no such checkpoint. " + (f"In its folder: {', '.join(near)}." if near else
                           "Train one with scripts/train/train_stage_a.py, or give the path of another."))
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #c82bd20f
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #2a8ad032
 def read_state(path) -> dict:
     "The whole training state of a `.pt`, on the CPU. Raises CheckpointError for a broken file or one of another make."
     path = find_checkpoint(path)
@@ -173,7 +174,7 @@ def read_state(path) -> dict:
         raise CheckpointError(f"{path}: not a JointDiT checkpoint (no header).")
     return state
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #a0985259
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #a0967351
 def _read_safetensors(path):
     try:
         with safe_open(path, "pt") as f: text = (f.metadata() or {}).get("jointdit")
@@ -182,7 +183,7 @@ def _read_safetensors(path):
     if text is None: raise CheckpointError(f"{path}: not a JointDiT checkpoint (no `jointdit` entry in its metadata).")
     return text, weights
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #e1147176
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f57969e2
 def read_weights(path):
     "Header and averaged weights of a checkpoint of either kind: (CheckpointInfo, dict name -> tensor)."
     path = find_checkpoint(path)
@@ -192,7 +193,7 @@ def read_weights(path):
         text, weights = state["header"], {**state["model"], **state["ema"]}
     return _info(text, path), weights
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #8a92f33a
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #a77b2b68
 def read_info(path) -> CheckpointInfo:
     "Only the header of a checkpoint (quick, if its `.safetensors` lies beside it)."
     path = find_checkpoint(path)
@@ -202,7 +203,7 @@ def read_info(path) -> CheckpointInfo:
         with safe_open(beside, "pt") as f: return _info(f.metadata()["jointdit"], path)
     except Exception as e: raise CheckpointError(f"{beside}: cannot be read as a JointDiT checkpoint ({e}).") from e
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #d96e14d1
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #d951e9f3
 def differences(
     a: dict,  # nested settings
     b: dict,
@@ -218,7 +219,7 @@ def differences(
 
 def _plain(x): return json.loads(json.dumps(x, default=str))
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #06f9cc99
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #e52fdefd
 def check_architecture(
     info: CheckpointInfo,
     wanted: dict,  # ModelSettings that the run's YAML asks for
@@ -230,7 +231,7 @@ def check_architecture(
         raise CheckpointError(f"{info.path}: this checkpoint is of another architecture: {said}. Use its settings, give "
                               "another --ckpt-suffix, or start over with --no-resume.")
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #927e7b73
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #649dda2d
 def check_data(
     info: CheckpointInfo,
     about: dict,  # what the cache of now says: {"recipe": ...}
@@ -243,7 +244,7 @@ def check_data(
         raise CheckpointError(f"{info.path}: it was trained on a cache of other latents ({said}). Make the cache with the same "
                               "assets, or train anew with another --ckpt-suffix.")
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #5cb9ac27
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #c1c38a3d
 def check_knobs(
     info: CheckpointInfo,
     knobs: dict,  # the knobs of now
@@ -255,19 +256,29 @@ def check_knobs(
     warnings.warn(said, stacklevel=2)
     return [said]
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #6df9f446
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #df78ffe5
 def fill_model(model, weights: dict, info: CheckpointInfo):
-    "Load weights into a model; raises CheckpointError if names or shapes differ."
+    "Load weights into a model; raises CheckpointError if names or shapes differ. Tensors of published experts may be left out."
     have = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     given = {k: tuple(v.shape) for k, v in weights.items()}
-    if have != given:
-        odd = [k for k in sorted({*have, *given}) if have.get(k) != given.get(k)]
+    odd = [k for k in sorted({*have, *given}) if have.get(k) != given.get(k)]
+    published = model.borrowed() if odd else ()
+    if any(k in given or k not in published for k in odd):
         raise CheckpointError(f"{info.path}: {len(odd)} tensors do not fit the model, first {odd[0]}: {given.get(odd[0])} in the "
                               f"checkpoint, {have.get(odd[0])} in the model. It was made by another version of the code.")
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=False)
     return model
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #b9a554be
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #afde46e5
+def own_tensors(
+    model,
+    tuned=(),  # names of published tensors that are not as published any more
+) -> dict:
+    "Name -> tensor of all that belongs into a checkpoint."
+    left = model.borrowed() - set(tuned)
+    return {k: v for k, v in model.state_dict().items() if k not in left}
+
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #4241f2eb
 def load_model(
     path,           # .pt, .safetensors, or a folder of a run
     device="cpu",
@@ -275,7 +286,7 @@ def load_model(
 ):
     "The model with its averaged (EMA) weights, ready to use, and its CheckpointInfo. Raises CheckpointError."
     info, weights = read_weights(path)
-    model = fill_model(build_model(ModelSettings(**info.model)), weights, info)
+    model = fill_model(load_experts(build_model(resolve_experts(ModelSettings(**info.model)))), weights, info)
     now = dict(info.knobs) if knobs is None else knobs.model_dump()
     check_knobs(info, now)
     for k, v in now.items(): setattr(model.knobs, k, v)

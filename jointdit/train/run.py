@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DataSettings', 'OutputSettings', 'TrainSettings', 'Trainer', 'fit_model']
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #3da0adaa
+# %% ../../nbs/day05_stage_a/03_run.ipynb #b3089088
 import os, shutil
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,15 @@ from ..data.dataset import BatchSampler, LatentDataset
 from ..model.joint import ModelSettings, build_model, keep_freed_memory
 from ..settings import KNOBS_ENV, Knobs, Runtime, Strict, autocast, start_runtime, warn_alloc_conf
 from .checkpoint import (check_architecture, check_data, check_knobs, differences, fill_model, find_checkpoint,
-    header_text, latest, newest_run, prune, read_info, read_state, read_weights, run_folder, write_checkpoint)
+    header_text, latest, newest_run, own_tensors, prune, read_info, read_state, read_weights, run_folder, write_checkpoint)
 from .metrics import MetricsLog, TimeBins, heldout_batches
 from .pieces import Crew
 from .optim import (EMA, GradNorms, Group, OptimSettings, ScheduleSettings, build_optimizers, freeze_others,
     load_optimizers, match_groups)
+from .experts import load_experts, resolve_experts
 from .path import DropSettings, TaskMix, TimeSettings
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #e75ab61a
+# %% ../../nbs/day05_stage_a/03_run.ipynb #0a5b8fb1
 class DataSettings(Strict):
     "What is trained on."
     cache_dir: str = Field("data/cache", description="latent cache made by scripts/data/cache_latents.py")
@@ -38,7 +39,7 @@ class DataSettings(Strict):
     accumulate: int = Field(1, ge=1, description="pieces that a batch is cut into: on a GPU one after the other, to save memory; on a CPU side by side, a core each")
     ram_gib: float = Field(8.0, ge=0, description="latents kept in memory")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #4bbfaf8b
+# %% ../../nbs/day05_stage_a/03_run.ipynb #49bb8840
 class OutputSettings(Strict):
     "Where a run writes, and how often."
     ckpt_root: str = Field("checkpoints", description="folder of all runs' checkpoints")
@@ -56,7 +57,7 @@ class OutputSettings(Strict):
     sample_cfg: str = Field("configs/day06_infer.yaml", description="settings of the sampler for those clips")
     tensorboard: bool = Field(True, description="write TensorBoard files too")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #0822f146
+# %% ../../nbs/day05_stage_a/03_run.ipynb #dc8d2d03
 class TrainSettings(Strict):
     "A stage of training, entirely."
     ENV: ClassVar[dict[str, str]] = KNOBS_ENV
@@ -81,7 +82,7 @@ class TrainSettings(Strict):
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, description="learning rate over the run")
     output: OutputSettings = Field(default_factory=OutputSettings, description="where and how often to write")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #cf32685d
+# %% ../../nbs/day05_stage_a/03_run.ipynb #5eba20c5
 class Trainer:
     "One run: settings in, checkpoints and metrics out. Raises TrainError, CheckpointError, SettingsError."
     def __init__(self, settings: TrainSettings, callbacks=()):
@@ -91,7 +92,7 @@ class Trainer:
         self.log = MetricsLog(self.log_dir, self.step, s.output.tensorboard)
         write_atomic(self.log_dir/"settings.yaml", yaml.safe_dump(s.model_dump(mode="json"), sort_keys=False))
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #7788e2d3
+# %% ../../nbs/day05_stage_a/03_run.ipynb #968a1b6f
 @patch
 def say(self: Trainer, line):
     "A line for people, above the progress bar."
@@ -102,7 +103,7 @@ def tell(self: Trainer, event):
     "Tell the callbacks."
     for c in self.callbacks: c(self, event)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #f11fcfc7
+# %% ../../nbs/day05_stage_a/03_run.ipynb #9bc6b797
 @patch
 def _setup_place(self: Trainer):
     s = self.settings
@@ -114,7 +115,7 @@ def _setup_place(self: Trainer):
     if self.device.type == "cpu": keep_freed_memory()
     warn_alloc_conf()
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #dd02e247
+# %% ../../nbs/day05_stage_a/03_run.ipynb #7979debd
 @patch
 def _setup_data(self: Trainer):
     d, knobs = self.settings.data, self.settings.knobs
@@ -127,7 +128,7 @@ def _setup_data(self: Trainer):
     self.about = dict(timeline=self.data.timelines[0].to_dict(), recipe=self.data.index["recipe"],
                       captions=sorted({c for b in self.held for c in b["caption"] if c})[:16])
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #e9c4826e
+# %% ../../nbs/day05_stage_a/03_run.ipynb #f6132bae
 def _seen(data):
     "Shapes that the model must have, from the clips themselves."
     item = next((x for x in map(data.__getitem__, range(len(data))) if x["text"] is not None), data[0])
@@ -141,7 +142,7 @@ def _longest_text(data):
     texts = [data._text(c) for i in range(len(data)) for c in data.captions(i)]
     return max((int(t.mask.sum()) for t in texts if t is not None), default=0)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #1748bef6
+# %% ../../nbs/day05_stage_a/03_run.ipynb #8a674a69
 def fit_model(
     model: ModelSettings | None,
     data,       # LatentDataset
@@ -155,43 +156,46 @@ def fit_model(
     if change: say("model: " + ", ".join(f"{k} {getattr(model, k)} -> {v}" for k, v in change.items()) + " (from the cache)")
     return model.model_copy(update=change)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #311c88ac
+# %% ../../nbs/day05_stage_a/03_run.ipynb #5e7f5bba
 @patch
 def _setup_model(self: Trainer):
     s, last = self.settings, self._last_state()
     source = last or self._init_path()
     info = self._checked(source) if source else None
-    shapes = ModelSettings(**info.model) if info else fit_model(s.model, self.data, self.say)
-    self.model = build_model(shapes, s.knobs.model_copy(), derive_seed(s.runtime.seed, "weights"))
+    shapes = resolve_experts(ModelSettings(**info.model) if info else fit_model(s.model, self.data, self.say), _seen(self.data))
+    self.model = load_experts(build_model(shapes, s.knobs.model_copy(), derive_seed(s.runtime.seed, "weights")))
+    self.tuned = set()   # published tensors that are not as published any more
     self.model.settings.checkpointing = s.grad_checkpointing
     if not info: self._statistics()
     elif not last: self._start_from(source)
     self.model.to(self.device).train()
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #4fb96b41
+# %% ../../nbs/day05_stage_a/03_run.ipynb #dd43b64e
 @patch
 def _checked(self: Trainer, path):
     "The header of a checkpoint that fits the settings and the cache. Raises CheckpointError."
     s, info = self.settings, read_info(path)
-    if s.model: check_architecture(info, fit_model(s.model, self.data, lambda line: None).model_dump())
+    if s.model: check_architecture(info, resolve_experts(fit_model(s.model, self.data, lambda line: None), _seen(self.data)).model_dump())
     check_data(info, self.about); check_knobs(info, s.knobs.model_dump())
     return info
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #69c41ff1
+# %% ../../nbs/day05_stage_a/03_run.ipynb #dac3a507
 @patch
 def _statistics(self: Trainer):
     for expert, stats in ((self.model.video, self.data.stats_v), (self.model.audio, self.data.stats_a)):
         if stats: expert.set_statistics(*stats)
+        expert.set_absent(text=self.data.absent_text)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #4ad3b40e
+# %% ../../nbs/day05_stage_a/03_run.ipynb #1f91d697
 @patch
 def _start_from(self: Trainer, path):
     info, weights = read_weights(path)
     fill_model(self.model, weights, info)
+    self.tuned |= self.model.borrowed() & set(weights)
     self.extras["init"] = {"path": str(info.path), "stage": info.stage, "step": info.step}
     self.say(f"starting from the averaged weights of {path} (stage {info.stage}, step {info.step})")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #97c48d80
+# %% ../../nbs/day05_stage_a/03_run.ipynb #12b35be9
 @patch
 def _init_path(self: Trainer):
     "The checkpoint to start from, or None. Raises TrainError where stage B finds none."
@@ -202,7 +206,7 @@ def _init_path(self: Trainer):
     raise TrainError(f"Stage B starts from a Stage A checkpoint, and {s.output.ckpt_root}/ has none. Run "
                      "scripts/train/train_stage_a.py first, or name one with --init.")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #bc4c6f25
+# %% ../../nbs/day05_stage_a/03_run.ipynb #c4a8f1c4
 @patch
 def _last_state(self: Trainer):
     "Reads the run's last good checkpoint into `self.state`; returns its path or None."
@@ -218,7 +222,7 @@ def _last_state(self: Trainer):
     if found: self.say(f"resuming {found}")
     return found
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #f36b5b27
+# %% ../../nbs/day05_stage_a/03_run.ipynb #bd06c836
 @patch
 def _put_aside(self: Trainer):
     for folder in {self.folder, self.log_dir}:
@@ -227,12 +231,14 @@ def _put_aside(self: Trainer):
         shutil.rmtree(old, ignore_errors=True); folder.rename(old)
         self.say(f"{folder} put aside as {old.name}")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #65ed3e61
+# %% ../../nbs/day05_stage_a/03_run.ipynb #9afc9689
 @patch
 def _setup_learning(self: Trainer):
     s = self.settings
     matched = match_groups(self.model, s.groups)
     self.matched, self.params = matched, freeze_others(self.model, matched)
+    self.tuned |= set(self.params)
+    self.model.settle(self.dtype)
     self.optimizers = build_optimizers(matched, self.params, s.optim)
     self.ema, self.norms, self.bins = EMA(self.params, s.ema_decay), GradNorms(self.params), TimeBins()
     self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -240,7 +246,7 @@ def _setup_learning(self: Trainer):
     if self.state: self._restore(self.state)
     prune(self.folder, 0)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #c677a003
+# %% ../../nbs/day05_stage_a/03_run.ipynb #857dcaa9
 @patch
 def describe(self: Trainer) -> list:
     "Lines that say who learns and who does not."
@@ -249,36 +255,37 @@ def describe(self: Trainer) -> list:
     lines = [f"  {g.match:<16} {len(names):>4} tensors {n(names):>11,} numbers  lr {g.lr:.1e}" for g, names in self.matched]
     return ["learning:"] + lines + [f"  frozen           {frozen:>24,} numbers"]
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #752624bd
+# %% ../../nbs/day05_stage_a/03_run.ipynb #fe268493
 @patch
 def state_dict(self: Trainer) -> dict:
     "Tensors, numbers and text only."
     rng = {"cpu": torch.get_rng_state()}
     if self.device.type == "cuda": rng["cuda"] = torch.cuda.get_rng_state(self.device)
-    return dict(step=self.step, model=self.model.state_dict(), ema=self.ema.avg, rng=rng, start_eval=self.start_eval,
+    return dict(step=self.step, model=own_tensors(self.model, self.tuned), ema=self.ema.avg, rng=rng, start_eval=self.start_eval,
                 optim=[o.state_dict() for o in self.optimizers], scaler=self.scaler.state_dict(), extras=self.extras)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #1566b59b
+# %% ../../nbs/day05_stage_a/03_run.ipynb #266e2f2b
 @patch
 def header(self: Trainer) -> str:
     s = self.settings
     return header_text(s.stage, self.step, self.model.settings.model_dump(), s.knobs.model_dump(), self.about,
                        s.model_dump(mode="json"), self.extras)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #191e21c5
+# %% ../../nbs/day05_stage_a/03_run.ipynb #1f5102da
 @patch
 def save(self: Trainer) -> Path:
     "Write a checkpoint of now; returns its path."
-    weights = {**self.model.state_dict(), **self.ema.avg}
+    weights = {**own_tensors(self.model, self.tuned), **self.ema.avg}
     self.saved = write_checkpoint(self.folder, self.step, self.state_dict(), weights, self.header(), self.settings.output.keep_last_n)
     self.tell("save")
     return self.saved
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #3d28c56c
+# %% ../../nbs/day05_stage_a/03_run.ipynb #7ed204e8
 @patch
 def _restore(self: Trainer, state):
     info = read_info(latest(self.folder))
     load_optimizers(self.optimizers, state["optim"])
+    self.tuned |= self.model.borrowed() & set(state["model"])
     fill_model(self.model, state["model"], info)
     for n, x in state["ema"].items(): self.ema.avg[n].copy_(x)
     if self.scaler.is_enabled() and state["scaler"]: self.scaler.load_state_dict(state["scaler"])
