@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['CSS', 'PROMPTS', 'NEXT', 'hms', 'Plan', 'Shown', 'clip_html', 'table_html', 'write_page', 'Demo', 'text_requests',
-           'directed_requests']
+           'directed_requests', 'sync_html']
 
-# %% ../nbs/day09_studio/02_demo.ipynb #2c13cdc1
+# %% ../nbs/day09_studio/02_demo.ipynb #271b91c2
 import html, os, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,21 +17,26 @@ from .data.cache import CacheSettings, build_cache, load_encoders
 from .data.media import write_video
 from .data.sources import safe_id
 from .data.store import Store
+from .proof.charts import CHART_CSS
+from .proof.generate import load_bench
+from .proof.plan import ProofSettings
+from .proof.quick import as_record, measure_run, quick_chart, quick_real, quick_sync, quick_words
 from .sample.infer import InferSettings, generate, load_kit
+from .sample.request import shipped_checkpoint
 from .settings import load_settings
 from .toyworld import write_dataset
-from .train.checkpoint import latest, run_folder
+from .train.checkpoint import find_checkpoint, latest, run_folder
 from .train.metrics import plot_run
 from .train.stage import train_stage
 from .train.trainer import TrainSettings
 
-# %% ../nbs/day09_studio/02_demo.ipynb #c500fd88
+# %% ../nbs/day09_studio/02_demo.ipynb #b409696f
 def hms(seconds: float) -> str:
     "Seconds as a person says them: 8 s, 1 min 05 s."
     s = max(0, round(seconds))
     return f"{s} s" if s < 60 else f"{s//60} min {s%60:02d} s"
 
-# %% ../nbs/day09_studio/02_demo.ipynb #8af8835a
+# %% ../nbs/day09_studio/02_demo.ipynb #8ccb907b
 @dataclass
 class Plan:
     "Steps with an estimate of seconds each; prints what is done, what it took, what is left."
@@ -51,18 +56,18 @@ class Plan:
         self.took[name] = time.perf_counter() - start
         print(f"[{at}/{len(self.estimates)}] {name}: {hms(self.took[name])}", flush=True)
 
-# %% ../nbs/day09_studio/02_demo.ipynb #bf140319
+# %% ../nbs/day09_studio/02_demo.ipynb #c66122a5
 CSS = """body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:68rem;padding:0 1rem;color:#1d2430;background:#fafbfc}
 h1{margin-bottom:.2rem}h2{margin-top:2.4rem}.lead{color:#536072;max-width:46rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1.2rem}
-.clip{background:#fff;border:1px solid #dde3ea;border-radius:10px;padding:.8rem}.clip p{margin:.4rem 0}
+.clip{background:#fff;border:1px solid #dde3ea;border-radius:10px;padding:.8rem}.clip p{margin:.4rem 0}.sync{display:grid;grid-template-columns:repeat(auto-fit,minmax(22rem,1fr));gap:1.5rem}
 video{width:100%;image-rendering:pixelated;border-radius:6px;background:#000}small,small a{color:#66758a}
 img.wide{max-width:100%;border-radius:8px;border:1px solid #dde3ea}table{border-collapse:collapse}
 td,th{padding:.25rem .9rem .25rem 0;text-align:left;border-bottom:1px solid #e4e9ef}code{background:#eef1f5;padding:.1rem .3rem;border-radius:4px}
 @media(prefers-color-scheme:dark){body{background:#12161c;color:#dfe5ec}.clip{background:#1a2028;border-color:#2b3440}
 td,th{border-color:#2b3440}code{background:#222a34}.lead,small,small a{color:#98a5b5}img.wide{background:#fff}}"""
 
-# %% ../nbs/day09_studio/02_demo.ipynb #d9ae30a1
+# %% ../nbs/day09_studio/02_demo.ipynb #376a13a6
 @dataclass
 class Shown:
     "A clip on the page."
@@ -72,7 +77,7 @@ class Shown:
     sheet: Path | None = None   # contact sheet
     card: Path | None = None    # JSON card
 
-# %% ../nbs/day09_studio/02_demo.ipynb #b4c6988a
+# %% ../nbs/day09_studio/02_demo.ipynb #e1d15fd1
 def clip_html(c: Shown, root: Path) -> str:
     "One player with its caption; links relative to `root`."
     link = lambda p: html.escape(os.path.relpath(p, root).replace(os.sep, "/"), quote=True)
@@ -81,7 +86,7 @@ def clip_html(c: Shown, root: Path) -> str:
     return (f'<div class="clip"><video controls loop preload="auto" src="{link(c.mp4)}"></video>'
             f"<p><b>{html.escape(c.title)}</b></p>{note}<small>{extra}</small></div>")
 
-# %% ../nbs/day09_studio/02_demo.ipynb #65c93a16
+# %% ../nbs/day09_studio/02_demo.ipynb #16011bb3
 def table_html(rows) -> str:
     "A table; the first row is its head."
     cell = lambda tag, x: f"<{tag}>{html.escape(str(x))}</{tag}>"
@@ -89,7 +94,7 @@ def table_html(rows) -> str:
     lines = ["<tr>" + "".join(cell("th", x) for x in head) + "</tr>"] + ["<tr>" + "".join(cell("td", x) for x in r) + "</tr>" for r in body]
     return "<table>" + "".join(lines) + "</table>"
 
-# %% ../nbs/day09_studio/02_demo.ipynb #1b8f0743
+# %% ../nbs/day09_studio/02_demo.ipynb #3bfc488c
 def write_page(path: Path,       # the HTML file
                title: str, lead: str,
                sections: list    # (heading, html) pairs
@@ -100,11 +105,11 @@ def write_page(path: Path,       # the HTML file
                         f"<title>{html.escape(title)}</title><style>{CSS}</style><h1>{html.escape(title)}</h1>"
                         f'<p class="lead">{html.escape(lead)}</p>{body}</html>')
 
-# %% ../nbs/day09_studio/02_demo.ipynb #5f52b327
+# %% ../nbs/day09_studio/02_demo.ipynb #c5a95d11
 PROMPTS = ["a large red metal ball bounces", "a small blue wooden ball bounces", "a large green rubber ball bounces",
            "a slow tune on the bars of a glass xylophone", "a green square lamp glows slowly with a tone", "a large blue rotor spins up"]
 
-# %% ../nbs/day09_studio/02_demo.ipynb #9a177d89
+# %% ../nbs/day09_studio/02_demo.ipynb #9da3cfd8
 @dataclass
 class Demo:
     "What `make demo` was asked to do, and where its things lie."
@@ -116,6 +121,8 @@ class Demo:
     prompts: list = field(default_factory=lambda: list(PROMPTS))
     steps: int = 30                  # of the sampler
     root: Path = Path(".")           # where data/, checkpoints/ and logs/ go
+    start: str | None = None         # checkpoint to start from, or shipped; None: from nothing
+    looks: int = 16                  # clips by which sync is measured before and after; 0: not at all
 
     @property
     def name(self): return "demo" if self.data is None else f"demo_{safe_id(Path(self.data).resolve().name)}"
@@ -125,16 +132,21 @@ class Demo:
     def cache_dir(self): return str(self.root/("data/cache" if self.data is None else f"data/cache_{self.name}"))
     @property
     def checkpoints(self): return str(self.root/"checkpoints")
+    @property
+    def stages(self): return (("A", 5/6), ("B", 1/6)) if self.start is None else (("B", 1.),)   # and their shares of the minutes
+    @property
+    def measured(self): return self.looks > 0 and self.data is None    # events are known in the toy world only
 
-# %% ../nbs/day09_studio/02_demo.ipynb #555225d1
+# %% ../nbs/day09_studio/02_demo.ipynb #d815af5d
 @patch
 def plan(self: Demo) -> Plan:
     "Steps and how long each should take on two cores."
     first = {"toy clips": self.clips/25} if self.data is None else {}
-    return Plan(first | {"cache": self.clips/12 if self.data is None else 90, "stage A": self.minutes*50 + 20, "stage B": self.minutes*10 + 20,
-                         "samples": 12*(len(self.prompts) + 4), "page": 2})
+    training = {f"stage {k}": self.minutes*60*share + 20 for k, share in self.stages}
+    return Plan(first | {"cache": self.clips/12 if self.data is None else 90} | training | ({"sync": self.looks} if self.measured else {})
+                | {"samples": 12*(len(self.prompts) + 4), "page": 2})
 
-# %% ../nbs/day09_studio/02_demo.ipynb #c8a991de
+# %% ../nbs/day09_studio/02_demo.ipynb #18133edf
 @patch
 def write_clips(self: Demo):
     "Toy clips as MP4 files, unless there are enough of them already."
@@ -147,29 +159,34 @@ def cache(self: Demo):
     encoders = load_encoders(s)
     for split in ("train", "val"): print(build_cache(s, split, encoders))
 
-# %% ../nbs/day09_studio/02_demo.ipynb #47342836
+# %% ../nbs/day09_studio/02_demo.ipynb #0dd93d6a
 @patch
 def config(self: Demo, name: str) -> Path|None:
     "A YAML file of the repository; None (the defaults of the code) where the package was installed without it."
     path = Path("configs")/f"{name}.yaml"
     return path if path.is_file() else None
 
-# %% ../nbs/day09_studio/02_demo.ipynb #8a7a304c
+# %% ../nbs/day09_studio/02_demo.ipynb #6551d2d9
 @patch
-def train(self: Demo, stage: str, minutes: float, resume: bool):
+def train(self: Demo, stage: str, minutes: float, resume: bool, callbacks=()):
     "One stage for so many minutes."
     over = {"stage": stage, "max_minutes": minutes, "max_steps": 10**6, "resume": resume, "data.cache_dir": self.cache_dir,
             "output.ckpt_suffix": self.name, "output.log_suffix": self.name, "output.ckpt_root": self.checkpoints,
             "output.log_root": str(self.root/"logs"), "output.log_every": 10, "output.save_every": 200}
-    if stage == "B": over["init"] = str(latest(run_folder("A", self.name, self.checkpoints)))
-    return train_stage(load_settings(TrainSettings, self.config("day05_train" if stage == "A" else "day07_trainB"), overrides=over).settings)
+    if stage == "B": over["init"] = str(self.first_checkpoint() or latest(run_folder("A", self.name, self.checkpoints)))
+    return train_stage(load_settings(TrainSettings, self.config("day05_train" if stage == "A" else "day07_trainB"), overrides=over).settings, callbacks)
 
-# %% ../nbs/day09_studio/02_demo.ipynb #488e01fd
+@patch
+def first_checkpoint(self: Demo) -> Path|None:
+    "What the demo starts from; None: nothing. Raises SampleError, CheckpointError."
+    return self.start and (shipped_checkpoint() if self.start == "shipped" else find_checkpoint(self.start))
+
+# %% ../nbs/day09_studio/02_demo.ipynb #a85895f7
 def text_requests(prompts, out: Path) -> list:
     "(title, note, settings) of clips made from words alone."
     return [(p, "text → both", dict(prompt=p, out_dir=str(out/f"text{i}"))) for i, p in enumerate(prompts)]
 
-# %% ../nbs/day09_studio/02_demo.ipynb #3af1bed4
+# %% ../nbs/day09_studio/02_demo.ipynb #1e827a0e
 def directed_requests(meta_path: Path, meta: dict, out: Path) -> list:
     "(title, note, settings) of clips made from one held-out clip, in every direction that it allows."
     says, start, src = meta["caption"] or "", meta["start_seconds"], meta["source"]
@@ -181,7 +198,7 @@ def directed_requests(meta_path: Path, meta: dict, out: Path) -> list:
     if not meta["has_video"] or not meta["img_firstframe"]: ways.pop("image")
     return [(says or meta["id"], note, dict(prompt=says, out_dir=str(out/f"{meta['id']}_{k}"), **how)) for k, (note, how) in ways.items()]
 
-# %% ../nbs/day09_studio/02_demo.ipynb #bd964e14
+# %% ../nbs/day09_studio/02_demo.ipynb #233e6a29
 @patch
 def requests(self: Demo) -> list:
     "Everything that the demo samples."
@@ -192,7 +209,7 @@ def requests(self: Demo) -> list:
     texts = self.prompts if self.data is None else ([m["caption"] for m in leaders if m["caption"]] or [""])
     return text_requests(texts, out) + [r for m in leaders for r in directed_requests(store.path("meta", m["id"]), m, out)]
 
-# %% ../nbs/day09_studio/02_demo.ipynb #5b88ce1e
+# %% ../nbs/day09_studio/02_demo.ipynb #d76f8a20
 @patch
 def sample(self: Demo, checkpoint: Path) -> list:
     "The clips of the page; model and codecs are loaded once."
@@ -204,7 +221,35 @@ def sample(self: Demo, checkpoint: Path) -> list:
         shown.append(Shown(title or "no caption: the model dreams", r.files["mp4"], note, r.files.get("png"), r.card_path))
     return shown
 
-# %% ../nbs/day09_studio/02_demo.ipynb #ad704845
+# %% ../nbs/day09_studio/02_demo.ipynb #a722697d
+@patch
+def look_before(self: Demo, state: dict):
+    "A callback of the trainer that measures sync before the first step."
+    def look(run, event):
+        if event != "start" or run.step or "before training" in state["sync"] or not self.measured: return
+        if q := measure_run(run, self.looks): state["sync"]["before training"] = as_record(q); self._save(state)
+    return look
+
+@patch
+def look_after(self: Demo, state: dict, checkpoint: Path):
+    "Measure sync of the finished checkpoint, and of real clips."
+    bench = load_bench(ProofSettings(ckpt=str(checkpoint)), say=lambda line: None)
+    after = as_record(quick_sync(bench, self.looks))
+    before = {k: r for k, r in state["sync"].items() if k == "before training"}
+    state["sync"] = {"real clips": as_record(quick_real(self.looks)), **before, f"after {self.minutes:g} minutes": after}
+    self._save(state)
+    for name, r in state["sync"].items(): print(f"  {name}: {quick_words(r)}", flush=True)
+
+# %% ../nbs/day09_studio/02_demo.ipynb #1fd16de8
+def sync_html(looks: dict) -> str:
+    "Both kinds of scenes, before and after."
+    if not looks: return ""
+    right = [f"{k}: {100*r['captions_right']:.0f} %" for k, r in looks.items() if r.get("captions_right") is not None]
+    said = f"<p>Captions that are right in everything: {html.escape(', '.join(right))}.</p>" if right else ""
+    return (f"<style>{CHART_CSS}</style><p>Each dot is measured on a few clips made from words alone, with its 95 % interval; grey is what the same clips reach with exchanged sounds, which is chance. "
+            f'<code>make proof</code> measures the same on hundreds.</p><div class="sync">{quick_chart(looks, "events")}{quick_chart(looks, "curves")}</div>{said}')
+
+# %% ../nbs/day09_studio/02_demo.ipynb #3fc04397
 @patch
 def losses(self: Demo, results: dict) -> str:
     "Held-out losses at start and end of each stage, and the curves."
@@ -215,36 +260,39 @@ def losses(self: Demo, results: dict) -> str:
     pictures = "".join(f'<p>Stage {stage}</p><img class="wide" src="loss_{stage}.png" alt="loss of both streams, stage {stage}">' for stage in results)
     return table_html(rows) + pictures
 
-# %% ../nbs/day09_studio/02_demo.ipynb #3a864216
+# %% ../nbs/day09_studio/02_demo.ipynb #1d4c11e8
 NEXT = """<ul><li><code>make ui</code>: type your own captions; it finds this checkpoint by itself.</li>
 <li><code>DEMO_MINUTES=20 make demo</code>: the clips improve for hours; so does sync.</li>
 <li><code>make demo DATA=path/to/folder</code>: the same on your own videos.</li>
+<li><code>make proof</code>: every measure of this checkpoint, with its controls, in a page.</li>
 <li><code>make cache-doctor</code>: watch and hear what the model was trained on.</li>
 <li><code>make replay CARD=...</code>: any card below a clip makes the same file again.</li>
 <li><code>.venv/bin/jupyter lab nbs</code>: read how all of it works, day by day.</li></ul>"""
 
-# %% ../nbs/day09_studio/02_demo.ipynb #6205ebfb
+# %% ../nbs/day09_studio/02_demo.ipynb #6da7cdca
 @patch
-def page(self: Demo, shown, results, took) -> Path:
+def page(self: Demo, shown, results, took, sync={}) -> Path:
     "outputs/demo/index.html, with the loss curves beside it."
     for stage, r in results.items():
         curve = Path(r["log_dir"])/"loss.png"
         if curve.is_file(): write_atomic(self.out/f"loss_{stage}.png", curve.read_bytes())
     grid = lambda clips: '<div class="grid">' + "".join(clip_html(c, self.out) for c in clips) + "</div>"
     words, led = [c for c in shown if c.note == "text → both"], [c for c in shown if c.note != "text → both"]
-    lead = (f"Everything here was made by a model trained for {self.minutes:g} minutes on this machine, on "
+    first = "" if self.start is None else ", starting from the model that comes with the package" if self.start == "shipped" else f", starting from {self.start}"
+    lead = (f"Everything here was made by a model trained for {self.minutes:g} minutes on this machine{first}, on "
             f"{'clips of a toy world' if self.data is None else self.data}. Press play: sound and picture were denoised together.")
     times = table_html([("step", "time"), *((k, hms(s)) for k, s in took.items())])
     return write_page(self.out/"index.html", "JointDiT: what this machine has learned", lead,
-                      [("From words alone", grid(words)), ("From a clip that it has never seen", grid(led)), ("What training did", self.losses(results)),
+                      [("From words alone", grid(words)), ("From a clip that it has never seen", grid(led)),
+                       *([("Does the sound come at the right moment?", sync_html(sync))] if sync else []), ("What training did to the loss", self.losses(results)),
                        ("Where the time went", times), ("What to try next", NEXT)])
 
-# %% ../nbs/day09_studio/02_demo.ipynb #43c58763
+# %% ../nbs/day09_studio/02_demo.ipynb #af66320a
 @patch
 def stage(self: Demo, state: dict, stage: str, minutes: float):
     "Train a stage, or go on with it; its result is remembered."
     if stage in state["results"]: return print(f"stage {stage} is done already")
-    r = self.train(stage, minutes, resume=stage in state["begun"] or self._begin(state, stage))
+    r = self.train(stage, minutes, stage in state["begun"] or self._begin(state, stage), [self.look_before(state)])
     state["results"][stage] = dict(step=r.step, start=r.start, end=r.end, checkpoint=str(r.checkpoint), log_dir=str(r.log_dir))
     self._save(state)
 
@@ -255,21 +303,21 @@ def _begin(self: Demo, state, stage):
     self._save(state)
     return False
 
-# %% ../nbs/day09_studio/02_demo.ipynb #c5518fbf
+# %% ../nbs/day09_studio/02_demo.ipynb #1169a191
 @patch
 def _save(self: Demo, state): save_json(self.out/"state.json", state)
 
 @patch
 def _load(self: Demo) -> dict:
     "State of an unfinished demo of the same request, or a new one."
-    new = dict(minutes=self.minutes, data=self.data, begun=[], results={}, finished=False)
+    new = dict(minutes=self.minutes, data=self.data, start=self.start, begun=[], results={}, sync={}, finished=False)
     path = self.out/"state.json"
     old = load_json(path) if path.is_file() else {}
-    same = all(old.get(k) == new[k] for k in ("minutes", "data"))
+    same = all(old.get(k) == new[k] for k in ("minutes", "data", "start"))
     if same and not old["finished"] and old["begun"]: print(f"going on with the demo that was interrupted ({path})")
-    return old if same and not old["finished"] else new
+    return new | old if same and not old["finished"] else new
 
-# %% ../nbs/day09_studio/02_demo.ipynb #df6f2b4c
+# %% ../nbs/day09_studio/02_demo.ipynb #42f136c1
 @patch
 def run(self: Demo) -> Path:
     "The whole demo; returns the page. Raises JointDiTError; KeyboardInterrupt when stopped, and then the next run goes on."
@@ -283,10 +331,13 @@ def _run(self: Demo, state: dict, plan: Plan) -> Path:
     if self.data is None:
         with plan.step("toy clips"): self.write_clips()
     with plan.step("cache"): self.cache()
-    for stage, share in (("A", 5/6), ("B", 1/6)):
+    self.first_checkpoint()     # a missing one is said now
+    for stage, share in self.stages:
         with plan.step(f"stage {stage}"): self.stage(state, stage, self.minutes*share)
+    if self.measured:
+        with plan.step("sync"): self.look_after(state, Path(state["results"]["B"]["checkpoint"]))
     with plan.step("samples"): shown = self.sample(Path(state["results"]["B"]["checkpoint"]))
-    with plan.step("page"): page = self.page(shown, state["results"], plan.took)
+    with plan.step("page"): page = self.page(shown, state["results"], plan.took, state["sync"])
     state["finished"] = True
     self._save(state)
     print(f"\nopen {page} in a browser; then try: make ui")

@@ -6,7 +6,7 @@
 __all__ = ['Quick', 'quick_tracks', 'quick_real', 'quick_sync', 'bench_of_run', 'as_record', 'quick_words', 'measure_run',
            'quick_chart']
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #d46c93a2
+# %% ../../nbs/day08_proof/20_quick.ipynb #0a603024
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from ..assets.video_codec import VideoCodec
 from ..core import JointDiTError, SampleError
 from ..data.encode import CacheSettings, load_encoders
-from ..measure.sync import Chance, Pool, shuffled, sync_of, timing_group, track
+from ..measure.sync import Chance, Pool, shuffled, sync_of, track
 from ..measure.undefined import Undefined, defined
 from .charts import Dot, dot_chart
 from .generate import Bench, check_world
@@ -31,7 +31,7 @@ from ..timeline import Timeline
 from ..toyworld import FPS, RATE
 from ..train.metrics import write_record
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #a92d667f
+# %% ../../nbs/day08_proof/20_quick.ipynb #4675bb28
 @dataclass
 class Quick:
     "Sync of a few clips made from captions."
@@ -42,18 +42,18 @@ class Quick:
     steps: int
     seconds: float = 0.
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #62c78940
+# %% ../../nbs/day08_proof/20_quick.ipynb #d0833334
 def quick_tracks(clips, frames, waves) -> tuple:    # Pool, Chance
     "Sync and chance of some clips."
     tracks = [track(f, w, FPS, RATE, c.scene) for c, f, w in zip(clips, frames, waves)]
-    return sync_of(tracks), shuffled(tracks, [timing_group(c.scene, c.attributes) for c in clips])
+    return sync_of(tracks), shuffled(tracks, [c.scene for c in clips])
 
 def quick_real(n: int = 16) -> Quick:
     "What the same real clips reach."
     clips = [proof_clip(0, i) for i in range(n)]
     return Quick(*quick_tracks(clips, [c.frames for c in clips], [c.wave for c in clips]), 1., n, 0)
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #8ec74a35
+# %% ../../nbs/day08_proof/20_quick.ipynb #21ae75e6
 def quick_sync(
     bench: Bench,    # from `load_bench` or `bench_of_run`
     n: int = 16,     # clips, the four scenes in turn
@@ -70,7 +70,7 @@ def quick_sync(
     if defined(judge): read = caption_accuracy(judge.read(frames, waves), clips)["all"]
     return Quick(*quick_tracks(clips, frames, waves), judge if read is None else read, n, steps, time.perf_counter() - began)
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #b65fabe7
+# %% ../../nbs/day08_proof/20_quick.ipynb #537dd030
 def bench_of_run(run) -> Bench:
     "A bench around the model of a Trainer. Raises SampleError where the run does not learn the toy world."
     said = run.data.index.get("settings")
@@ -81,25 +81,27 @@ def bench_of_run(run) -> Bench:
     check_world(kit)
     return Bench(ProofSettings(), kit, VideoCodec.from_folder(s.video_vae_path, run.device, fast), Path(run.log_dir))
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #ed1d87b3
+# %% ../../nbs/day08_proof/20_quick.ipynb #42ded63b
+def _kind_record(q: Quick, kind: str, key: str) -> dict:
+    "Numbers of events or curves: value, interval and chance; None where there is none."
+    s, c = (getattr(x, kind) if defined(x) else x for x in (q.sync, q.chance))
+    s, c = (tuple(getattr(s, k) for k in (key, "low", "high")) if defined(s) else (None,) * 3), (c if defined(c) else (None,) * 3)
+    names = [f"sync_{key}{end}" for end in ("", "_low", "_high", "_chance", "_chance_low", "_chance_high")]
+    return {k: float(x) if defined(x) else None for k, x in zip(names, (*s, *c))}
+
 def as_record(q: Quick) -> dict:
     "The numbers of a quick look, under the names that the plot knows."
-    value = lambda x: float(x) if defined(x) and not isinstance(x, tuple) else None
-    get = lambda kind, name: value(of(q.sync, kind, name)) if defined(q.sync) else None
-    chance = lambda kind: value(getattr(q.chance, kind)[0]) if defined(q.chance) and defined(getattr(q.chance, kind)) else None
-    return dict(sync_f1=get("events", "f1"), sync_recall=get("events", "recall"), sync_precision=get("events", "precision"), sync_f1_chance=chance("events"),
-                sync_correlation=get("curves", "correlation"), sync_correlation_chance=chance("curves"), captions_right=value(q.captions))
+    more = {f"sync_{k}": float(x) if defined(q.sync) and defined(x := of(q.sync, "events", k)) else None for k in ("recall", "precision")}
+    return _kind_record(q, "events", "f1") | more | _kind_record(q, "curves", "correlation") | dict(captions_right=float(q.captions) if defined(q.captions) else None)
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #2e0d5de9
-def quick_words(q: Quick) -> str:
-    "A quick look in one line."
-    if not defined(q.sync): return str(q.sync)
-    r = as_record(q)
-    say = lambda k: "undefined" if r[k] is None else number(r[k])
+# %% ../../nbs/day08_proof/20_quick.ipynb #8a51f09c
+def quick_words(r: dict) -> str:
+    "A quick look in one line, from its record."
+    say = lambda k: "undefined" if r.get(k) is None else number(r[k])
     words = f"events {say('sync_f1')} (chance {say('sync_f1_chance')}), curves {say('sync_correlation')} (chance {say('sync_correlation_chance')})"
-    return words + (f", captions right {100 * r['captions_right']:.0f} %" if r["captions_right"] is not None else "")
+    return words + (f", captions right {100 * r['captions_right']:.0f} %" if r.get("captions_right") is not None else "")
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #4bdcf9b9
+# %% ../../nbs/day08_proof/20_quick.ipynb #d5df088f
 def measure_run(run, n: int = None, steps: int = 12):   # Quick, or None where it cannot be measured
     "What the training commands do at the event `proof`: a quick look, a line, a record."
     began = time.perf_counter()
@@ -110,17 +112,19 @@ def measure_run(run, n: int = None, steps: int = 12):   # Quick, or None where i
     was = run.model.training
     with run.ema.applied(): run.model.eval(); q = quick_sync(run.quick_bench, n or run.settings.output.proof_clips, steps)
     run.model.train(was)
-    write_record(run.log, {"step": run.step, "elapsed": run.elapsed()} | as_record(q), line := f"sync at step {run.step}: {quick_words(q)}")
+    write_record(run.log, {"step": run.step, "elapsed": run.elapsed()} | (r := as_record(q)), line := f"sync at step {run.step}: {quick_words(r)}")
     run.say(line)
     if hasattr(run, "began"): run.began += time.perf_counter() - began
     return q
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #a8580ddb
-def quick_chart(looks: dict, kind: str) -> str:
-    "Quick looks by name as dots over their chance; kind: events or curves."
-    title = {"events": "Events within one frame (F1)", "curves": "Continuous scenes (correlation)"}[kind]
-    def row(name, q):
-        s, c = (q.sync, q.chance) if not defined(q.sync) else (getattr(q.sync, kind), getattr(q.chance, kind))
-        if not defined(s): return Dot(name, s)
-        return Dot(name, s.score, s.low, s.high, c[1:] if defined(c) else None, "real" if q.steps == 0 else "seen")
-    return dot_chart([row(k, q) for k, q in looks.items()], title, left=150, wide=560)
+# %% ../../nbs/day08_proof/20_quick.ipynb #77e987cb
+def quick_chart(
+    looks: dict,    # name -> record, see `as_record`
+    kind: str,      # events or curves
+) -> str:           # SVG
+    "Quick looks as dots over their chance; a name that begins with real is drawn grey."
+    key, title = {"events": ("f1", "Events within one frame (F1)"), "curves": ("correlation", "Continuous scenes (correlation)")}[kind]
+    def row(name, r):
+        x, low, high, c, c_low, c_high = (r[f"sync_{key}{end}"] for end in ("", "_low", "_high", "_chance", "_chance_low", "_chance_high"))
+        return Dot(name, x, low, high, (c_low, c_high), "real" if name.startswith("real") else "seen")
+    return dot_chart([row(k, r) for k, r in looks.items()], title, left=150, wide=560)

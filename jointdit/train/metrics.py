@@ -6,7 +6,7 @@
 __all__ = ['TIMES', 'TimeBins', 'heldout_batches', 'velocity_losses', 'heldout_loss', 'matmul_peak', 'read_metrics', 'MetricsLog',
            'write_record', 'hms', 'step_line', 'smooth', 'plot_run']
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #7c129c12
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #f6364344
 import json, math, os, time
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,13 +17,13 @@ from tqdm.auto import tqdm
 
 from .path import clip_noise, stream_losses, spoil
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #fe6a40bb
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #01cd2093
 class TimeBins:
     "Mean loss by range of t, for both streams, since the last `take`."
     def __init__(self, n: int = 10): self.n = n; self.reset()
     def reset(self): self.sum, self.count = {s: [0.] * self.n for s in "va"}, {s: [0] * self.n for s in "va"}
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #87e0873b
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #0fc29ba4
 @patch
 def add(self: TimeBins, stream: str, times, losses):
     "Losses of some clips (numbers) at their times."
@@ -31,7 +31,7 @@ def add(self: TimeBins, stream: str, times, losses):
         i = min(int(t * self.n), self.n - 1)
         self.sum[stream][i] += l; self.count[stream][i] += 1
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #12414a32
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #c5ffb221
 @patch
 def take(self: TimeBins) -> dict:
     "Means by bin (None where nothing fell), and start anew."
@@ -39,10 +39,10 @@ def take(self: TimeBins) -> dict:
     self.reset()
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #96314cd3
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #35cac768
 TIMES = tuple(round(.1 * i, 1) for i in range(1, 10))
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #98734aa5
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #09e63928
 def _grouped(dataset, n):
     "The first n clips of a dataset, in groups that can be one batch."
     groups = {}
@@ -52,7 +52,7 @@ def _grouped(dataset, n):
         groups.setdefault((shape, item["text"] is None), []).append(item)
     return groups.values()
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #3d4264a8
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #394f6494
 def heldout_batches(
     dataset,          # LatentDataset of the validation split
     n: int = 32,      # clips
@@ -71,7 +71,7 @@ def heldout_batches(
             out.append(b)
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #efe37f81
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #0af9cf77
 def _send(x, device): return x.to(device) if x is not None else None
 
 def _spoilt(model, batch, s, t, device):
@@ -81,7 +81,7 @@ def _spoilt(model, batch, s, t, device):
     times = torch.full((len(x), x.shape[1 if s == "v" else 2]), t, device=device)
     return spoil((model.video if s == "v" else model.audio).normalize(x), noise, times)
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #59852076
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #361aec8b
 def velocity_losses(
     model,
     batch: dict,  # from `heldout_batches`
@@ -96,7 +96,7 @@ def velocity_losses(
     return {s: stream_losses(p, y, torch.ones(p.shape[0], p.shape[1 if s == "v" else 2], device=device))
             for s, p, y in zip("va", pred, target) if p is not None}
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #24f8efb0
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #bb66c354
 @torch.no_grad()
 def heldout_loss(
     model,
@@ -118,7 +118,7 @@ def heldout_loss(
     model.train(was)
     return {s: sum(x) / len(x) for s, x in out.items() if x} | {s + "_by_t": x for s, x in out.items() if x}
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #53bd0396
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #04f7771b
 def matmul_peak(
     device="cpu",
     dtype=torch.float32,
@@ -136,7 +136,7 @@ def matmul_peak(
         wait(); best = min(best, time.perf_counter() - t0)
     return 2 * n**3 / best
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #c21665dc
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #4469d8a0
 def read_metrics(path) -> list:
     "The records of a metrics.jsonl; a torn last line is left out."
     out = []
@@ -145,12 +145,12 @@ def read_metrics(path) -> list:
         except json.JSONDecodeError: continue
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #46e11432
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #892bd591
 def _tensorboard(folder, step):
     from torch.utils.tensorboard import SummaryWriter    # takes seconds to import: only where it is wanted
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #a5d10a92
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #74931846
 class MetricsLog:
     "metrics.jsonl, train.log and TensorBoard files of a run, from `step` on."
     def __init__(self, folder, step: int = 0, tensorboard: bool = True):
@@ -167,13 +167,13 @@ class MetricsLog:
     def close(self):
         for f in filter(None, (self.file, self.text, self.tb)): f.close()
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #ba59f92f
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b84a1224
 def _scalars(record):
     for k, v in record.items():
         if isinstance(v, (list, tuple)): yield from ((f"{k}/{i}", x) for i, x in enumerate(v) if x is not None)
         elif isinstance(v, (int, float)) and k != "step": yield k, v
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #44ec4749
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #96ce2bd5
 def write_record(
     log: MetricsLog,
     record: dict,  # numbers, and lists of numbers; must hold `step`
@@ -185,13 +185,13 @@ def write_record(
     if log.tb is not None:
         for k, v in _scalars(record): log.tb.add_scalar(k, v, record["step"])
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #eb83f4eb
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #64133ff5
 def hms(seconds: float) -> str:
     "3725 -> '1:02:05'."
     s = int(max(0, seconds)); h, m = s // 3600, s // 60 % 60
     return f"{h}:{m:02d}:{s % 60:02d}" if h else f"{m}:{s % 60:02d}"
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #57682ce4
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #ef1c1b3a
 def step_line(
     r: dict,  # a record of a step
 ) -> str:
@@ -201,7 +201,7 @@ def step_line(
             f"grad_v {num('grad_v', '.3f')}  grad_a {num('grad_a', '.3f')}  lr {r['lr']:.2e}  "
             f"{r['samples_per_s']:.1f} clips/s  {num('peak_share', '.2f')} of peak  ETA {hms(r['eta'])}")
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #b8aeec7e
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #a6d02354
 def smooth(
     xs: list,
     span: float = 20,  # steps that count
@@ -213,7 +213,7 @@ def smooth(
         out.append(m / w if w else None)
     return out
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #520e15c9
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #07a4ad89
 def _curve(ax, steps, evals, stream, name):
     xs, ys = [r["step"] for r in steps], [r.get("loss_" + stream) for r in steps]
     kept = [(x, y) for x, y in zip(xs, ys) if y is not None]
@@ -224,7 +224,7 @@ def _curve(ax, steps, evals, stream, name):
     if kept or held: ax.set_yscale("log"); ax.legend(fontsize=7)
     ax.set_title(name, fontsize=9); ax.set_xlabel("step"); ax.grid(alpha=.3)
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #e33b3aa6
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #71350b66
 def _by_time(ax, evals):
     for r, style in [(evals[0], ":"), (evals[-1], "-")] if evals else []:
         for s, c, name in (("v", "C0", "video"), ("a", "C1", "audio")):
@@ -233,7 +233,7 @@ def _by_time(ax, evals):
     ax.set_title("held-out loss by t", fontsize=9); ax.set_xlabel("t"); ax.grid(alpha=.3)
     if evals: ax.legend(fontsize=7)
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #f23c423d
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #e860ac5e
 def _sync_panel(ax, syncs):
     "Sync of generated clips over the steps, with chance as dotted lines."
     for key, c, name in (("f1", "C0", "events (F1)"), ("correlation", "C1", "curves (correlation)")):
@@ -242,7 +242,7 @@ def _sync_panel(ax, syncs):
             if at: ax.plot(*zip(*at), style, ms=4, color=c, label=None if kind else name)
     ax.set_title("sync (dotted: chance)", fontsize=9); ax.set_xlabel("step"); ax.grid(alpha=.3); ax.set_ylim(-.1, 1.05); ax.legend(fontsize=7)
 
-# %% ../../nbs/day05_stage_a/02_metrics.ipynb #c7dcb9fe
+# %% ../../nbs/day05_stage_a/02_metrics.ipynb #1dcf567f
 def plot_run(
     metrics,   # metrics.jsonl of a run
     out,       # the picture to write
@@ -251,7 +251,7 @@ def plot_run(
     from matplotlib.figure import Figure
     rows, out = read_metrics(metrics), Path(out)
     steps, evals = [r for r in rows if "lr" in r], [r for r in rows if any(k.startswith("heldout") for k in r)]
-    syncs = [r for r in rows if "sync_f1" in r]
+    syncs = s if len(s := [r for r in rows if "sync_f1" in r]) > 1 else []
     fig = Figure(figsize=(14.5 if syncs else 11, 3.2), layout="constrained")
     ax = fig.subplots(1, 4 if syncs else 3)
     for x, s, name in zip(ax, "va", ("video loss", "audio loss")): _curve(x, steps, evals, s, name)
