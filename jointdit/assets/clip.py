@@ -4,7 +4,7 @@
 __all__ = ['TOY_CLIP', 'CLIP_HOME', 'MIRRORED', 'ClipSettings', 'weights_at', 'valid_pairs', 'check_pair', 'weight_files',
            'offline_if_unreachable', 'load_clip', 'CLIPCondEncoder', 'squared']
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #c218d6e8
+# %% ../../nbs/day01_assets/04_clip.ipynb #afef9180
 import os
 import socket
 from contextlib import contextmanager
@@ -20,12 +20,12 @@ from .video_codec import fingerprint
 from ..core import AssetError, Context, toy_path
 from ..settings import Strict
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #f4b21be5
+# %% ../../nbs/day01_assets/04_clip.ipynb #d0f7bfd1
 TOY_CLIP = ("toy-ViT-8", "toy:clip")
 CLIP_HOME = "assets/models/clip"
 MIRRORED = {("ViT-B-16", "openai"), ("ViT-H-14", "laion2b_s32b_b79k")}  # pairs that `make assets` fetches
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #bb9a5eeb
+# %% ../../nbs/day01_assets/04_clip.ipynb #d8f7b873
 class ClipSettings(Strict):
     "The `clip:` block of the caching and inference YAML."
     enabled: bool = Field(True, description="encode text and images with CLIP; false: train and sample without")
@@ -33,6 +33,7 @@ class ClipSettings(Strict):
                          description="open_clip architecture, with dashes: ViT-B-16; alias: model")
     pretrained: str = Field(TOY_CLIP[1], validation_alias=AliasChoices("pretrained", "model_path"),
                             description="open_clip tag (openai), local folder or file, or toy:clip; alias: model_path")
+    experts: list[str] = Field([], description="folders of pretrained experts whose own encoders are asked too, such as assets/models/svd and assets/models/audioldm2")
     image_path: str | None = Field(None, description="a still that conditions the clip")
     use_image_firstframe: bool = Field(False, description="take the image from ref_meta's img_firstframe")
 
@@ -46,7 +47,7 @@ class ClipSettings(Strict):
             if data.setdefault(new, value) != value: raise ValueError(f"{old} and {new} are the same setting; give one.")
         return data
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #9fb2fbd2
+# %% ../../nbs/day01_assets/04_clip.ipynb #883deae6
 def weights_at(pretrained) -> Path | None:
     "The local folder or file that `pretrained` names, or None when it is a tag."
     text, path = str(pretrained), Path(toy_path(pretrained))
@@ -56,14 +57,14 @@ def weights_at(pretrained) -> Path | None:
         raise AssetError(f"CLIP weights {text!r} do not exist (looked at {path}). Give a folder with open_clip_config.json "
                          "and open_clip_model.safetensors, a weight file, or a tag such as openai.")
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #27bc5429
+# %% ../../nbs/day01_assets/04_clip.ipynb #2804533c
 def valid_pairs(variant) -> str:
     "The published weights of one architecture, and the toy pair, in words."
     import open_clip
     tags = open_clip.list_pretrained_tags_by_model(variant) if variant != TOY_CLIP[0] else []
     return ", ".join([f"({variant}, {t})" for t in tags] + ["({}, {})".format(*TOY_CLIP), f"({variant}, a local folder or file)"])
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #ad71a448
+# %% ../../nbs/day01_assets/04_clip.ipynb #256a9d04
 def check_pair(
     variant,     # architecture name
     pretrained,  # tag, path or toy:clip
@@ -81,7 +82,7 @@ def check_pair(
     if weights_at(pretrained) is None and pretrained not in open_clip.list_pretrained_tags_by_model(variant):
         raise AssetError(f"{variant} has no weights tagged {pretrained!r}; valid: {valid_pairs(variant)}.")
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #02961c44
+# %% ../../nbs/day01_assets/04_clip.ipynb #480ef7dd
 def weight_files(variant, pretrained):
     "(folder or None, files): a folder with its own open_clip config, or weights alone; no files for a tag that open_clip must fetch."
     from open_clip.factory import _find_checkpoint_in_dir as find
@@ -93,7 +94,7 @@ def weight_files(variant, pretrained):
     whole = path.is_dir() and (path / "open_clip_config.json").is_file()
     return (path, [path / "open_clip_config.json", *files]) if whole else (None, files)
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #95809c33
+# %% ../../nbs/day01_assets/04_clip.ipynb #3468665b
 @contextmanager
 def offline_if_unreachable(host="huggingface.co", seconds=3.):
     "Within this context a hub that cannot be reached is not asked; files that it gave us before are still found."
@@ -105,7 +106,7 @@ def offline_if_unreachable(host="huggingface.co", seconds=3.):
     try: yield
     finally: constants.HF_HUB_OFFLINE = before
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #f9024ab1
+# %% ../../nbs/day01_assets/04_clip.ipynb #63f27f52
 def load_clip(variant, pretrained, device="cpu"):
     "An open_clip model, its tokenizer and fingerprint. Raises AssetError."
     import open_clip
@@ -122,7 +123,7 @@ def load_clip(variant, pretrained, device="cpu"):
                          f"PROFILE=clip` does it); or set clip.enabled: false.") from None
     return model.eval().requires_grad_(False), tokenizer, fingerprint(*files) if files else f"{variant}:{pretrained}"
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #f91ef13e
+# %% ../../nbs/day01_assets/04_clip.ipynb #d71e5843
 class CLIPCondEncoder:
     "Texts and images to `Context`: a normalised pooled vector, and one vector a token, in one shared space."
     def __init__(self, variant=TOY_CLIP[0], pretrained=TOY_CLIP[1], device="cpu"):
@@ -132,7 +133,7 @@ class CLIPCondEncoder:
         proj = self.model.text_projection
         self.dim = proj.out_features if hasattr(proj, "out_features") else proj.shape[1]
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #b840fa93
+# %% ../../nbs/day01_assets/04_clip.ipynb #7334537c
 @patch
 def tokenize(self: CLIPCondEncoder,
     texts,  # list of prompts
@@ -144,7 +145,7 @@ def tokenize(self: CLIPCondEncoder,
             raise AssetError(f"the prompt has {n} tokens, {self.variant} takes {self.context_length}: {t[:60]!r}... Shorten it.")
     return self.tokenizer(list(texts)).to(self.device)
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #558afe23
+# %% ../../nbs/day01_assets/04_clip.ipynb #f99f83df
 @patch
 @torch.no_grad()
 def text(self: CLIPCondEncoder,
@@ -160,7 +161,7 @@ def text(self: CLIPCondEncoder,
     mask = torch.arange(ids.shape[1], device=ids.device)[None] <= end[:, None]
     return Context(pooled, tokens.float(), mask)
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #3fd2dd58
+# %% ../../nbs/day01_assets/04_clip.ipynb #5d893a36
 def squared(x, size, mode="bicubic"):
     "Pictures (B, 3, H, W) in 0 ... 1: short side to `size`, then the middle square."
     h, w = (max(size, round(s * size / min(x.shape[2:]))) for s in x.shape[2:])
@@ -169,7 +170,7 @@ def squared(x, size, mode="bicubic"):
     top, left = (h - size) // 2, (w - size) // 2
     return x[:, :, top:top + size, left:left + size]
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #582bd987
+# %% ../../nbs/day01_assets/04_clip.ipynb #95bca5c2
 @patch
 def preprocess(self: CLIPCondEncoder,
     frames,  # (B, H, W, 3) uint8
@@ -183,7 +184,7 @@ def preprocess(self: CLIPCondEncoder,
     mean, std = (torch.tensor(cfg[k], device=self.device)[:, None, None] for k in ("mean", "std"))
     return (squared(x.to(self.device).permute(0, 3, 1, 2).float() / 255, size, cfg["interpolation"]) - mean) / std
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #e849c814
+# %% ../../nbs/day01_assets/04_clip.ipynb #64905954
 @patch
 @torch.no_grad()
 def image(self: CLIPCondEncoder,

@@ -4,7 +4,7 @@
 __all__ = ['tried', 'locked', 'ahead', 'crew', 'CacheReport', 'plan_all', 'cache_window', 'encode_captions', 'build_cache',
            'write_toy_clips', 'cache_command', 'CacheSettings', 'Encoders', 'load_encoders', 'load_meta']
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #d8a46a8b
+# %% ../../nbs/day02_cache/05_cache.ipynb #3ea7bed8
 import os, shutil, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #3f0517d6
+# %% ../../nbs/day02_cache/05_cache.ipynb #e12ba30c
 from ..core import CacheError, JointDiTError, MediaError, SettingsError, is_disk_full, progress, save_json
 from .encode import (CacheSettings, Encoders, check_recipe, encode_window, load_encoders, read_window,
                                   shortened)
@@ -25,10 +25,10 @@ from .store import Store, load_meta
 from ..settings import load_settings
 from ..toyworld import write_dataset
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #e27e30e6
+# %% ../../nbs/day02_cache/05_cache.ipynb #946a1e31
 _all_ = ["CacheSettings", "Encoders", "load_encoders", "load_meta"]
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #98c7e12f
+# %% ../../nbs/day02_cache/05_cache.ipynb #f739e8fe
 def tried(fn, *args):
     "The result, or the error of a clip that is broken; errors of the machine (disk, memory) still raise."
     try: return fn(*args)
@@ -36,7 +36,7 @@ def tried(fn, *args):
         if is_disk_full(e) or isinstance(e, (MemoryError, torch.OutOfMemoryError)): raise
         return e if isinstance(e, (JointDiTError, ValueError)) else MediaError(f"{type(e).__name__}: {e}")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #7e0794d6
+# %% ../../nbs/day02_cache/05_cache.ipynb #24aa137f
 def _lock(f, kind) -> bool:
     "Lock an open file without waiting; always granted where the system has no such locks."
     try: import fcntl
@@ -46,7 +46,7 @@ def _lock(f, kind) -> bool:
     except OSError: pass
     return True
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #2ab4c811
+# %% ../../nbs/day02_cache/05_cache.ipynb #848260b8
 @contextmanager
 def locked(
     root,   # the cache
@@ -62,7 +62,7 @@ def locked(
         _lock(shared, "SH")
         yield
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #ebfd34b3
+# %% ../../nbs/day02_cache/05_cache.ipynb #1e0ff269
 def ahead(pool, fn, items, depth=8):
     "Results of `fn` in order, computed up to `depth` ahead in other threads."
     if pool is None:
@@ -74,7 +74,7 @@ def ahead(pool, fn, items, depth=8):
         if len(waiting) > depth: y, f = waiting.popleft(); yield y, f.result()
     while waiting: y, f = waiting.popleft(); yield y, f.result()
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #2fa592a0
+# %% ../../nbs/day02_cache/05_cache.ipynb #dbfca7a0
 @contextmanager
 def crew(workers, device):
     "A pool of threads; on a CPU each computes with one core, so a clip's bytes do not depend on the load."
@@ -87,7 +87,7 @@ def crew(workers, device):
         if pool: pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #00cca20d
+# %% ../../nbs/day02_cache/05_cache.ipynb #e72b702d
 @dataclass
 class CacheReport:
     "What a run of caching did."
@@ -98,7 +98,7 @@ class CacheReport:
     problems: list = field(default_factory=list)    # of Problem
     seconds: float = 0.
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #b6a3b1ad
+# %% ../../nbs/day02_cache/05_cache.ipynb #ff6ea302
 @patch
 def __str__(self: CacheReport):
     skipped = sum(p.skipped for p in self.problems)
@@ -106,7 +106,7 @@ def __str__(self: CacheReport):
     return (f"{self.split}: {len(self.clips)} clips in the cache ({self.made} encoded{rate}, {self.kept} were there), "
             f"{skipped} skipped, {len(self.problems) - skipped} remarks")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #9ebecdfd
+# %% ../../nbs/day02_cache/05_cache.ipynb #a5c6014f
 def plan_all(entries, problems, s, split, clock, pool) -> list:
     "The windows of a split, before anything is encoded; more problems are added to the list."
     windows = {}
@@ -118,7 +118,7 @@ def plan_all(entries, problems, s, split, clock, pool) -> list:
             windows.setdefault(w.id, w)
     return list(windows.values())
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #af0d34b6
+# %% ../../nbs/day02_cache/05_cache.ipynb #927c926f
 def cache_window(w, enc: Encoders, s: CacheSettings, store: Store):
     "Read, encode and write one window. Returns None, or the error of a clip that cannot be used."
     media = tried(read_window, w)
@@ -126,7 +126,7 @@ def cache_window(w, enc: Encoders, s: CacheSettings, store: Store):
     try: encode_window(w, media, enc, s, store)
     except MediaError as e: return e
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #1dc9cfc4
+# %% ../../nbs/day02_cache/05_cache.ipynb #35c6d7cf
 def encode_captions(captions, enc: Encoders, store: Store, pool=None) -> set:
     "Cache the condition of each caption, by itself; returns those that had to be shortened to fit the encoder."
     def one(c):
@@ -137,7 +137,7 @@ def encode_captions(captions, enc: Encoders, store: Store, pool=None) -> set:
     todo = sorted(set(captions))
     return {c for c, cut in progress(ahead(pool, one, todo), f"{store.split}: captions", len(todo)) if cut}
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #2ecf3773
+# %% ../../nbs/day02_cache/05_cache.ipynb #d4eda05d
 def _encode_all(windows, report, enc, s, store, pool) -> CacheReport:
     "Make what is not there yet, then the captions of all clips that are."
     good = {w.id for w in windows if store.finished(w.id, w.key)}
@@ -148,14 +148,15 @@ def _encode_all(windows, report, enc, s, store, pool) -> CacheReport:
         if error is None: good.add(w.id)
         else: report.problems.append(Problem(w.id, w.entry.where, str(error)))
     windows = [w for w in windows if w.id in good]
-    cut = encode_captions([c for w in windows for c in w.entry.captions], enc, store, pool)
+    nothing = [""] if getattr(enc.clip, "voices", None) else []   # pretrained experts want to know how no text sounds
+    cut = encode_captions([c for w in windows for c in w.entry.captions] + nothing, enc, store, pool)
     report.problems += [Problem(w.id, w.entry.where, f"caption is too long for CLIP and was cut: {c[:50]!r}...",
                                 skipped=False)
                         for w in windows for c in w.entry.captions if c in cut]
     report.clips, report.made = [w.id for w in windows], len(windows) - report.kept
     return report
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #6d6ef348
+# %% ../../nbs/day02_cache/05_cache.ipynb #4f78d5d8
 def _finish(report, enc, s, store):
     "Write the index and the list of problems. Raises CacheError when nothing usable remains."
     n = len(report.problems)
@@ -165,7 +166,7 @@ def _finish(report, enc, s, store):
     first = report.problems[0] if n else "no clips"
     raise CacheError(f"{s.data_root}: nothing usable in the {store.split} split; {n} problems, the first: {first}")
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #58e6fe01
+# %% ../../nbs/day02_cache/05_cache.ipynb #ac86de0c
 def build_cache(
     settings: CacheSettings,
     split: str = "train",
@@ -184,7 +185,7 @@ def build_cache(
         _finish(report, enc, s, store)
     return report
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #d8277ea8
+# %% ../../nbs/day02_cache/05_cache.ipynb #57f1c355
 def _say(report, store):
     "Print the first problems, where all of them are, and the report."
     for p in report.problems[:20]: print(f"  {'skipped' if p.skipped else 'remark'}: {p}")
@@ -192,13 +193,13 @@ def _say(report, store):
     if report.problems: print(f"  all of them: {store.problems_path}")
     print(report, flush=True)
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #2e71334f
+# %% ../../nbs/day02_cache/05_cache.ipynb #b680de69
 def write_toy_clips(s: CacheSettings):
     "The toy world's clips at `data_root`, a twelfth as many held out."
     print(f"{s.data_root} is not there: writing {s.toy_clips} toy clips first", flush=True)
     write_dataset(s.data_root, s.toy_clips, -(-s.toy_clips // 12), write_video=write_video, workers=os.cpu_count() or 1)
 
-# %% ../../nbs/day02_cache/05_cache.ipynb #2936a8ca
+# %% ../../nbs/day02_cache/05_cache.ipynb #e9111e38
 def cache_command(
     cfg,                # YAML file
     split: str,

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CacheSettings', 'Encoders', 'load_encoders', 'check_recipe', 'read_window', 'encode_window', 'shortened']
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #4a512e60
+# %% ../../nbs/day02_cache/04_encode.ipynb #b2742b86
 import io, json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, field_validator
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #b6005ea3
+# %% ../../nbs/day02_cache/04_encode.ipynb #c6718a67
 from ..assets.clip import ClipSettings
 from ..core import CacheError, JointDiTError, MediaError
 from .media import loudest_db, read_frames, read_image, read_wave
@@ -20,7 +20,7 @@ from .store import Store
 from ..settings import Runtime, Strict, resolve_device, resolve_dtype
 from ..timeline import Timeline, as_fps
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #6949fb33
+# %% ../../nbs/day02_cache/04_encode.ipynb #64e02735
 class CacheSettings(Strict):
     "configs/day02_cache.yaml: which clips, cut how, encoded by what, kept where."
     data_root: str = Field("data/toy", description="{split}/metadata.jsonl, one metadata.jsonl, or just videos in it")
@@ -54,7 +54,7 @@ class CacheSettings(Strict):
         except JointDiTError as e: raise ValueError(str(e)) from None
         return v
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #17b44eb7
+# %% ../../nbs/day02_cache/04_encode.ipynb #364da239
 @dataclass
 class Encoders:
     "The codecs of a cache, loaded once."
@@ -64,7 +64,7 @@ class Encoders:
     clock: Timeline     # of a full window
     recipe: dict        # what latents depend on
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #f0d14671
+# %% ../../nbs/day02_cache/04_encode.ipynb #2a807c75
 def _recipe(s, video, audio, clip, dtype) -> dict:
     "Everything that two clips of one cache must share."
     return {"video_codec": video.fingerprint, "audio_codec": audio.fingerprint,
@@ -73,11 +73,11 @@ def _recipe(s, video, audio, clip, dtype) -> dict:
             "sample_rate": s.sample_rate,
             "dtype": str(dtype).removeprefix("torch.")}
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #1ddb727f
+# %% ../../nbs/day02_cache/04_encode.ipynb #cc6d430c
 def load_encoders(s: CacheSettings) -> Encoders:
     "Load the codecs that the settings name. Raises AssetError, CacheError."
     from jointdit.assets.audio_codec import AudioCodec
-    from jointdit.assets.clip import CLIPCondEncoder
+    from jointdit.assets.conditioner import load_conditioner
     from jointdit.assets.video_codec import VideoCodec
     device = resolve_device(s.runtime)
     dtype = torch.float32 if s.runtime.dtype == "auto" else resolve_dtype(s.runtime, device)
@@ -87,11 +87,11 @@ def load_encoders(s: CacheSettings) -> Encoders:
     if audio.sample_rate != s.sample_rate:
         raise CacheError(f"sample_rate: {s.sample_rate} is set, but {s.audio_vae_path} works at "
                          f"{audio.sample_rate}. Set sample_rate: {audio.sample_rate}.")
-    clip = CLIPCondEncoder(s.clip.variant, s.clip.pretrained, device=device) if s.clip.enabled else None
+    clip = load_conditioner(s.clip, device) if s.clip.enabled else None
     clock = Timeline.from_seconds(s.seconds, s.fps, s.sample_rate, video.grid(s.height, s.width), audio.grid())
     return Encoders(video, audio, clip, clock, _recipe(s, video, audio, clip, dtype))
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #bd8c8c1e
+# %% ../../nbs/day02_cache/04_encode.ipynb #cfdb83c0
 def check_recipe(cache_dir, recipe):
     "Refuse to mix latents that do not fit together, in this split or the other. Raises CacheError."
     for path in sorted(Path(cache_dir).glob("index_*.json")):
@@ -102,7 +102,7 @@ def check_recipe(cache_dir, recipe):
             raise CacheError(f"{path}: was made with {key} = {old.get(key)}, now it is {new}: "
                              f"such latents must not be mixed. Delete {cache_dir} or set another cache_dir.")
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #83d37468
+# %% ../../nbs/day02_cache/04_encode.ipynb #aff13d82
 def read_window(w):
     "(frames or None, wave or None, still or None) of a window, as arrays."
     c = w.timeline
@@ -113,21 +113,21 @@ def read_window(w):
     frames = read_frames(w.picture, times, *size) if w.picture else None
     return frames, read_wave(w.sound, w.start, c.n_samples, c.sample_rate) if w.sound else None, still
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #41e99264
+# %% ../../nbs/day02_cache/04_encode.ipynb #5157d70e
 def _png(frame) -> bytes:
     from PIL import Image
     out = io.BytesIO()
     Image.fromarray(frame).save(out, "PNG")
     return out.getvalue()
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #dd51a098
+# %% ../../nbs/day02_cache/04_encode.ipynb #6375beed
 def _events(events, w):
     "Events of the window, in seconds from its start."
     if not isinstance(events, list): return events
     timed = [x for x in events if isinstance(x, dict) and isinstance(x.get("time"), (int, float))]
     return [x | {"time": round(x["time"] - w.start, 6)} for x in timed if 0 <= x["time"] - w.start < w.timeline.seconds]
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #d1709a15
+# %% ../../nbs/day02_cache/04_encode.ipynb #03504115
 def _describe(w, split, loudness, silent) -> dict:
     "The meta of a window, before its files are known."
     e = w.entry
@@ -137,7 +137,7 @@ def _describe(w, split, loudness, silent) -> dict:
             "timeline": w.timeline.to_dict(), "start_seconds": w.start, "silent": silent, "loudness_db": loudness,
             "events": _events(e.events, w), "extras": e.extras, "source_key": w.key}
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #9934cfba
+# %% ../../nbs/day02_cache/04_encode.ipynb #7dd256c4
 def _encode(w, frames, wave, enc: Encoders, chunk):
     "(video latents or None, audio latents or None), of the shape that the window's clock says, and finite."
     v = enc.video.encode(frames, chunk=chunk) if frames is not None else None
@@ -148,7 +148,7 @@ def _encode(w, frames, wave, enc: Encoders, chunk):
         if x is not None and not torch.isfinite(x).all(): raise MediaError(f"{w.id}: its latents are not finite.")
     return v, a
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #a2285091
+# %% ../../nbs/day02_cache/04_encode.ipynb #44f9531f
 def encode_window(w, media, enc: Encoders, s: CacheSettings, store: Store) -> dict:
     "Encode one window by itself, so that its neighbours never change its bytes, and write it. Raises MediaError."
     frames, wave, still = media
@@ -163,7 +163,7 @@ def encode_window(w, media, enc: Encoders, s: CacheSettings, store: Store) -> di
     return store.put(_describe(w, store.split, loudness, silent), v, a, image,
                      _png(first) if first is not None else None)
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #4bc4d1f0
+# %% ../../nbs/day02_cache/04_encode.ipynb #18f8522f
 def shortened(clip, text) -> str:
     "The text itself if it fits the encoder, else as many of its first words as do."
     words, said = text.split(), text

@@ -6,12 +6,13 @@
 __all__ = ['Kit', 'load_kit', 'Job', 'prepare', 'Result', 'generate', 'replay', 'InferSettings', 'SamplerSettings',
            'SampleReport', 'Given', 'sample_latents', 'measure_lag']
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #68c7a75d
+# %% ../../nbs/day06_sampler/04_infer.ipynb #92eb5267
 import torch
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..assets.audio_codec import AudioCodec
 from ..assets.clip import CLIPCondEncoder
+from ..assets.conditioner import load_conditioner
 from ..assets.video_codec import VideoCodec
 from ..core import Context, SampleError, file_hash
 from ..data.media import probe, read_frames, read_image, read_wave
@@ -29,7 +30,7 @@ from ..train.path import given_latents
 
 _all_ = ["InferSettings", "SamplerSettings", "SampleReport", "Given", "sample_latents", "measure_lag"]
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #98c3c6f4
+# %% ../../nbs/day06_sampler/04_infer.ipynb #8b6f595f
 @dataclass
 class Kit:
     "What is loaded once and used for many requests."
@@ -45,19 +46,19 @@ class Kit:
     recipe: dict = field(default_factory=dict)  # fingerprints that the checkpoint was trained on
     about: dict = field(default_factory=dict)  # stage and step
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #21ecb70b
+# %% ../../nbs/day06_sampler/04_infer.ipynb #d15aeec0
 def _load_codecs(s: InferSettings, device, use_clip: bool) -> tuple:
     "Video codec, audio codec and CLIP (or None); weights stay fp32, inputs are cast to them."
-    clip = CLIPCondEncoder(s.clip.variant, s.clip.pretrained, device=device) if use_clip else None
+    clip = load_conditioner(s.clip, device) if use_clip else None
     return (VideoCodec.from_folder(s.video_vae_path, device=device),
             AudioCodec.from_folder(s.audio_vae_path, s.vocoder_path, device=device), clip)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #2c5b5b80
+# %% ../../nbs/day06_sampler/04_infer.ipynb #53b0ba89
 def _knobs(s: InferSettings, info) -> Knobs:
     "The checkpoint's knobs, and over them those that the request sets."
     return Knobs(**{**info.knobs, **s.knobs.model_dump(exclude_unset=True)})
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #0c390d6c
+# %% ../../nbs/day06_sampler/04_infer.ipynb #107442e7
 def load_kit(
     s: InferSettings,
     root="checkpoints",  # where to look for the newest checkpoint
@@ -81,7 +82,7 @@ def load_kit(
     trained = Timeline.from_dict(info.data["timeline"]) if info.data.get("timeline") else Timeline(24, 12)
     return Kit(model, video, audio, clip, trained, device, dtype, path, file_hash(path), recipe, dict(stage=info.stage, step=info.step))
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #9b7b70ab
+# %% ../../nbs/day06_sampler/04_infer.ipynb #3cab5b6f
 def _text(kit: Kit, prompt: str, what: str = "prompt") -> Context | None:
     "The condition of a prompt; None for an empty one or without CLIP. Raises SampleError, AssetError."
     if not prompt.strip() or kit.clip is None: return None
@@ -90,7 +91,7 @@ def _text(kit: Kit, prompt: str, what: str = "prompt") -> Context | None:
     if most and n > most: raise SampleError(f"the {what} has {n} tokens, this checkpoint reads {most}: {prompt[:60]!r}... Shorten it.")
     return ctx
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #502c13a6
+# %% ../../nbs/day06_sampler/04_infer.ipynb #e118d549
 def _first_frame(s: InferSettings, kit: Kit, clock: Timeline, meta) -> tuple:
     "(picture (H, W, 3) or None, latent (C, h, w) or None, files used)."
     h, w = clock.video.height, clock.video.width
@@ -104,7 +105,7 @@ def _first_frame(s: InferSettings, kit: Kit, clock: Timeline, meta) -> tuple:
     latent = Store(Path(s.ref_meta).parents[2], "").latents(meta | dict(a_file=None))[0] if meta["v_file"] else None
     return frame, kit.video.encode(frame[None])[0] if latent is None else latent[0], [meta["img_firstframe"]]
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #8641776b
+# %% ../../nbs/day06_sampler/04_infer.ipynb #bc6b9c34
 @dataclass
 class Job:
     "A request, made ready: everything that its seeds share."
@@ -118,7 +119,7 @@ class Job:
     files: list = field(default_factory=list)  # media that went in
     notes: list = field(default_factory=list)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #09b2a18e
+# %% ../../nbs/day06_sampler/04_infer.ipynb #beaa6e53
 def _track(path, kind: str, start: float, seconds: float):
     "The file's info, if its picture or sound covers these seconds. Raises SampleError."
     info = probe(path)
@@ -128,19 +129,19 @@ def _track(path, kind: str, start: float, seconds: float):
         raise SampleError(f"{path}: {seconds:.2f} s from second {start:.2f} are asked for, but its {kind} ends at {track.end:.2f} s. Lower seconds or given_start.")
     return info
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #49dd9874
+# %% ../../nbs/day06_sampler/04_infer.ipynb #2c8e7544
 def _frames(path, start: float, clock: Timeline, n: int):
     "The first n frames of the clock from a file, (n, H, W, 3) uint8."
     info = _track(path, "picture", start, n / float(clock.fps))
     return read_frames(info, [start + i / float(clock.fps) for i in range(n)], clock.video.height, clock.video.width)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #2e853205
+# %% ../../nbs/day06_sampler/04_infer.ipynb #85d79f2b
 def _wave(path, start: float, clock: Timeline, n: int):
     "The first n samples of the clock from a file, (n,) float32."
     info = _track(path, "sound", start, n / clock.sample_rate)
     return read_wave(info, start, n, clock.sample_rate)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #9bbd173d
+# %% ../../nbs/day06_sampler/04_infer.ipynb #322f3875
 def _whole_stream(s: InferSettings, kit: Kit, job: Job):
     "Video to audio and audio to video: one stream is given from its first to its last latent."
     c = job.clock
@@ -152,7 +153,7 @@ def _whole_stream(s: InferSettings, kit: Kit, job: Job):
         job.given = Given(a=kit.audio.encode(job.wave)[None], a_mask=torch.ones(c.n_audio_latents, dtype=torch.bool))
     job.files.append(s.given_video or s.given_audio)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #69aee09b
+# %% ../../nbs/day06_sampler/04_infer.ipynb #2a4dd7f8
 def _padded(x, n: int, axis: int):
     "A batch of one, with zeros after what is there, up to n along a time axis."
     if x is None: return None
@@ -160,7 +161,7 @@ def _padded(x, n: int, axis: int):
     shape = list(x.shape); shape[axis] = n - x.shape[axis]
     return torch.cat([x, x.new_zeros(shape)], axis)[None]
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #d0cefc67
+# %% ../../nbs/day06_sampler/04_infer.ipynb #9395d4c3
 def _beginning(s: InferSettings, kit: Kit, job: Job, meta):
     "Continuation: the latents of both streams whose centre lies before the cut."
     c, info = job.clock, None if s.continue_from == "ref" else probe(s.continue_from)
@@ -176,7 +177,7 @@ def _beginning(s: InferSettings, kit: Kit, job: Job, meta):
     job.given = Given(_padded(v, c.n_video_latents, 0), _padded(a, c.n_audio_latents, 1), m_v, m_a)
     job.files.append(s.ref_meta if info is None else s.continue_from)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #f14abc26
+# %% ../../nbs/day06_sampler/04_infer.ipynb #05dd791a
 def prepare(s: InferSettings, kit: Kit, say=print) -> Job:
     "Clock, conditions and given latents of a request. Raises SampleError, MediaError, CacheError."
     meta = load_meta(s.ref_meta) if s.ref_meta else None
@@ -190,7 +191,7 @@ def prepare(s: InferSettings, kit: Kit, say=print) -> Job:
     _add_image(s, kit, job, meta)
     return job
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #04941d5b
+# %% ../../nbs/day06_sampler/04_infer.ipynb #61f70c8f
 def _add_image(s: InferSettings, kit: Kit, job: Job, meta):
     "The CLIP image, and the first frame's latent where the picture is not given anyway."
     frame, latent, files = _first_frame(s, kit, job.clock, meta)
@@ -201,7 +202,7 @@ def _add_image(s: InferSettings, kit: Kit, job: Job, meta):
     job.given.v = _padded(latent[None], job.clock.n_video_latents, 0)
     job.given.v_mask = torch.arange(job.clock.n_video_latents) < 1
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #e6ca308d
+# %% ../../nbs/day06_sampler/04_infer.ipynb #7e1607ff
 @dataclass
 class Result:
     "One clip: arrays, files and card."
@@ -215,7 +216,7 @@ class Result:
     card_path: Path
     card: dict
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #fcd1f57c
+# %% ../../nbs/day06_sampler/04_infer.ipynb #15913a8d
 def _card(s, kit, job, seed, stages, report, lag) -> dict:
     "What the card says, before the files' hashes."
     own = s.model_copy(update=dict(seeds=[seed], ckpt=str(kit.path) if kit.path else None, knobs=getattr(kit.model, "knobs", s.knobs).model_copy(update=dict(max_t=s.knobs.max_t))))
@@ -226,7 +227,7 @@ def _card(s, kit, job, seed, stages, report, lag) -> dict:
                 evaluations=report.evaluations, branches=report.branches, seconds={k: round(x, 3) for k, x in stages.seconds.items()},
                 peak_memory_gib={k: round(x, 3) for k, x in stages.peaks.items()}, lag=lag, notes=job.notes)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #6a78d30d
+# %% ../../nbs/day06_sampler/04_infer.ipynb #ad7ab18a
 def _one(s: InferSettings, kit: Kit, job: Job, seed: int, stages: Stages, watch=None, name=None) -> Result:
     "Sample, decode and write the clip of one seed."
     c, name = job.clock, f"seed{seed:03d}_steps{s.steps:02d}" if name is None else name(seed)
@@ -242,7 +243,7 @@ def _one(s: InferSettings, kit: Kit, job: Job, seed: int, stages: Stages, watch=
     card = save_card(path, _card(s, kit, job, seed, stages, report, lag), files, frames, wave)
     return Result(seed, frames, wave, v[0].cpu(), a[0].cpu(), c, files, path, card)
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #ab1f1695
+# %% ../../nbs/day06_sampler/04_infer.ipynb #460d215a
 def generate(
     s: InferSettings,
     kit: Kit | None = None,  # what is loaded already; None: load it
@@ -267,11 +268,11 @@ def generate(
             say(f"wrote {r.files.get('mp4', r.card_path)}: {r.card['evaluations']} evaluations, {_lag_words(r.card['lag'])}")
     return results
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #c3b09e34
+# %% ../../nbs/day06_sampler/04_infer.ipynb #71b8986a
 def _lag_words(lag: dict) -> str:
     return f"sound {lag['lag_ms']:+d} ms" if lag["lag_ms"] is not None else f"lag not measured ({lag['reason']})"
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #7878cb11
+# %% ../../nbs/day06_sampler/04_infer.ipynb #4e54f7bd
 def _check_inputs(path, card: dict):
     "Raises SampleError when the checkpoint or a given file is not what it was."
     ckpt = card["checkpoint"]
@@ -280,14 +281,14 @@ def _check_inputs(path, card: dict):
         if (now := file_hash(p)) != h:
             raise SampleError(f"{path}: {p} has changed since: its hash was {h[:16]}, it is {now[:16]}. The clip cannot be made again from it.")
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #7f722040
+# %% ../../nbs/day06_sampler/04_infer.ipynb #39c0644f
 def _check_codecs(path, card: dict, kit: Kit):
     "Raises SampleError when a codec or CLIP is not the one that the clip was made with."
     now = dict(video=kit.video.fingerprint, audio=kit.audio.fingerprint, clip=kit.clip.fingerprint if kit.clip else None)
     if odd := [f"{k} {h} then, {now[k]} now" for k, h in card["codecs"].items() if h != now[k]]:
         raise SampleError(f"{path}: the clip was made with other codecs ({'; '.join(odd)}). Put the folders of then back, or make the clip anew.")
 
-# %% ../../nbs/day06_sampler/04_infer.ipynb #d4f8b776
+# %% ../../nbs/day06_sampler/04_infer.ipynb #220b8337
 def replay(
     path,  # card of a clip
     out_dir=None,  # where the new files go; None: a folder `replay` beside the card

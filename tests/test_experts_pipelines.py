@@ -1,0 +1,164 @@
+"""Closed gates reproduce the official pipelines, with tiny random parts in the folder format that diffusers saves; and the encoders are theirs."""
+import json
+
+import pytest
+import torch
+
+import expert_helpers as H
+from jointdit.assets.clip import ClipSettings
+from jointdit.assets.conditioner import load_conditioner
+from jointdit.model.joint import build_model
+from jointdit.sample.guidance import Guidance
+from jointdit.sample.solvers import SamplerSettings, sample_latents, start_noise
+from jointdit.timeline import AudioGrid, Timeline, VideoGrid
+from jointdit.train.experts import load_experts, resolve_experts
+
+torch.set_num_threads(1)
+STEPS, WORDS = 5, ["a", "ball", "bounces", "low", "on", "steel"]
+CLOCK = Timeline(3, 7, 16000, VideoGrid(8, 4, 1, 1, 64, 64), AudioGrid(160, 64, 4, 4, 8))
+
+
+def svd_folder(root):
+    "StableVideoDiffusionPipeline of random parts."
+    from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, StableVideoDiffusionPipeline
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+    torch.manual_seed(0)
+    vae = AutoencoderKLTemporalDecoder(latent_channels=4, block_out_channels=(32,)*4, down_block_types=("DownEncoderBlock2D",)*4, layers_per_block=1)
+    eye = CLIPVisionModelWithProjection(CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=224, patch_size=56, projection_dim=24))
+    scheduler = EulerDiscreteScheduler(beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", prediction_type="v_prediction", sigma_min=.002, sigma_max=700.,
+                                       timestep_spacing="leading", timestep_type="continuous", use_karras_sigmas=True, steps_offset=1)
+    unet = H.model(H.SVD, None).video.net
+    StableVideoDiffusionPipeline(vae=vae, image_encoder=eye, unet=unet, scheduler=scheduler, feature_extractor=CLIPImageProcessor()).save_pretrained(root)
+    return root
+
+
+def tokenizers(root):
+    "A byte-level BPE for CLAP and a word model for T5, both with a few words."
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import RobertaTokenizerFast, T5TokenizerFast
+    marks = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    letters = {c: i for i, c in enumerate(marks + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    (root/"vocab.json").write_text(json.dumps(letters)); (root/"merges.txt").write_text("#version: 0.2\n")
+    one = RobertaTokenizerFast(vocab=letters, merges=[], model_max_length=24)
+    words = Tokenizer(models.Unigram([("<pad>", 0.), ("</s>", 0.), ("<unk>", 0.)] + [("▁" + w, -1.) for w in WORDS], unk_id=2))
+    words.pre_tokenizer = pre_tokenizers.Metaspace()
+    words.post_processor = processors.TemplateProcessing(single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", 1)])
+    return one, T5TokenizerFast(tokenizer_object=words, model_max_length=16, extra_ids=0)
+
+
+def audioldm2_folder(root, tmp):
+    "AudioLDM2Pipeline of random parts and the toy codec."
+    import transformers as T
+    from diffusers import AudioLDM2Pipeline, AudioLDM2ProjectionModel, AutoencoderKL, DDIMScheduler
+    from jointdit.core import toy_path
+    torch.manual_seed(1)
+    one, two = tokenizers(tmp)
+    side = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, projection_dim=16)
+    clap = T.ClapModel(T.ClapConfig(text_config=dict(side, vocab_size=300, max_position_embeddings=40), projection_dim=16, audio_config=dict(
+        spec_size=64, hidden_size=16, patch_embeds_hidden_size=16, depths=[1, 1], num_attention_heads=[2, 2], num_hidden_layers=2, num_mel_bins=64, window_size=4, projection_dim=16)))
+    parts = dict(text_encoder=clap, text_encoder_2=T.T5EncoderModel(T.T5Config(vocab_size=64, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)),
+                 projection_model=AudioLDM2ProjectionModel(16, 16, 24), language_model=T.GPT2LMHeadModel(T.GPT2Config(vocab_size=16, n_positions=64, n_embd=24, n_layer=1, n_head=2, max_new_tokens=8)),
+                 tokenizer=one, tokenizer_2=two, feature_extractor=T.ClapFeatureExtractor())
+    scheduler = DDIMScheduler(beta_start=.0015, beta_end=.0195, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    codec = dict(vae=AutoencoderKL.from_pretrained(toy_path("toy:audioldm2/vae")), vocoder=T.SpeechT5HifiGan.from_pretrained(toy_path("toy:audioldm2/vocoder")))
+    AudioLDM2Pipeline(unet=H.model(None, H.ALD).audio.net, scheduler=scheduler, **codec, **parts).save_pretrained(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pipelines")
+    return svd_folder(root/"svd"), audioldm2_folder(root/"audioldm2", root)
+
+
+@pytest.fixture(scope="module")
+def conditioner(folders): return load_conditioner(ClipSettings(experts=[str(f) for f in folders]))
+
+
+@pytest.fixture(scope="module")
+def model(folders, conditioner):
+    s = H.ModelSettings(width_v=32, width_a=32, heads=2, head_dim=16, text_dim=conditioner.dim, image_dim=conditioner.dim, n_text=24, n_image=8,
+                        expert_v=dict(folder=str(folders[0]), walk="published"), expert_a=dict(folder=str(folders[1]), walk="published"))
+    return load_experts(build_model(resolve_experts(s), seed=0)).eval()
+
+
+def picture(): return torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def ours(model, guidance, **contexts):
+    v, a, _ = sample_latents(model, CLOCK, [0], settings=SamplerSettings(steps=STEPS, guidance=guidance), bar=iter, **contexts)
+    return model.video.normalize(v), model.audio.normalize(a)
+
+
+def same(mine, theirs):
+    "Within 1e-4, and not for want of content."
+    print(f"largest difference {float((mine - theirs).abs().max()):.1e} of latents of spread {float(theirs.std()):.2f}")
+    assert mine.shape == theirs.shape and theirs.std() > .1
+    assert torch.allclose(mine, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1., 2.5])
+def test_stable_video_diffusion(folders, conditioner, model, scale, monkeypatch):
+    from diffusers import StableVideoDiffusionPipeline
+    from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as module
+    from PIL import Image
+    ctx, frame = conditioner.image(picture()), picture()[0]
+    pipe = StableVideoDiffusionPipeline.from_pretrained(folders[0])
+    pipe.set_progress_bar_config(disable=True)
+    made = conditioner.voices[0]
+    monkeypatch.setattr(module, "randn_tensor", lambda shape, **k: made_noise(frame))      # the noise on the picture that our cache would draw
+    theirs = pipe(Image.fromarray(frame.numpy()), height=64, width=64, num_frames=3, num_inference_steps=STEPS, min_guidance_scale=scale, max_guidance_scale=scale, fps=7,
+                  latents=start_noise(CLOCK, [0])["v"], output_type="latent").frames
+    g = Guidance(type="jointcfg", weight_v=0, weight_a=0, weight_txt=0, weight_img=scale - 1, rescale=0)
+    same(ours(model, g, i_ctx=ctx)[0], theirs)
+    assert made.noise_aug == model.video.settings.noise_aug == .02
+
+
+def made_noise(frame):
+    from hashlib import blake2b
+    from jointdit.core import named_rng
+    return torch.randn(1, 3, 64, 64, generator=named_rng("noise on a picture", blake2b(frame.numpy().tobytes()).hexdigest()))
+
+
+@pytest.mark.parametrize("scale", [1., 3.5])
+def test_audioldm2(folders, conditioner, model, scale):
+    from diffusers import AudioLDM2Pipeline
+    pipe = AudioLDM2Pipeline.from_pretrained(folders[1])
+    pipe.set_progress_bar_config(disable=True)
+    prompt, negative = "a ball bounces on steel", "a low steel ball bounces"       # of equal length, as words: the pipeline pads the negative to the prompt
+    more = dict(negative_prompt=negative) if scale > 1 else {}
+    theirs = pipe(prompt, audio_length_in_s=CLOCK.n_audio_latents*.04, num_inference_steps=STEPS, guidance_scale=scale, latents=start_noise(CLOCK, [0])["a"],
+                  output_type="latent", **more).audios
+    g = Guidance(type="jointcfg", weight_v=0, weight_a=0, weight_txt=0, weight_img=0, weight_neg_txt=scale - 1, rescale=0)
+    text = dict(t_ctx=conditioner.text([prompt])) | (dict(neg_ctx=conditioner.text([negative])) if scale > 1 else {})
+    same(ours(model, g, **text)[1], theirs)
+
+
+def test_their_schedules_were_read_from_the_folders(model):
+    v, a = model.video.settings, model.audio.settings
+    assert (v.noise.kind, v.noise.prediction, v.scaling, v.noise.sigma_max) == ("edm", "v_prediction", .18215, 700.)
+    assert (a.noise.kind, a.noise.prediction, a.noise.beta_end, a.noise.to_one) == ("ddpm", "epsilon", .0195, False) and a.scaling > 0
+
+
+def test_conditions_are_made_once_each_by_itself(conditioner):
+    both, alone = conditioner.text(["a ball", "a low ball bounces on steel"]), conditioner.text(["a ball"])
+    assert torch.allclose(both.more["audioldm2.generated"][:1], alone.more["audioldm2.generated"], atol=1e-6)
+    assert both.more["audioldm2.t5_mask"].sum(1).tolist() == [3, 7] and both.more["audioldm2.t5"].shape[:2] == (2, 7)
+    two = conditioner.image(torch.cat([picture(), 255 - picture()]))
+    assert torch.allclose(two.index(0).more["svd.latent"], conditioner.image(picture()).more["svd.latent"], atol=1e-5)
+    assert two.more["svd.embedding"].shape == (2, 1, 24)
+
+
+def test_the_cache_keeps_what_they_said(folders, conditioner, tmp_path):
+    from jointdit.data.cache import CacheSettings, build_cache
+    from jointdit.data.dataset import BatchSampler, LatentDataset
+    from jointdit.data.media import write_video
+    from jointdit.toyworld import write_dataset
+    write_dataset(tmp_path/"clips", 2, 1, write_video=write_video)
+    build_cache(CacheSettings(data_root=str(tmp_path/"clips"), cache_dir=str(tmp_path/"cache"), seconds=.5, video_vae_path=str(folders[0]/"vae"), audio_vae_path=str(folders[1]/"vae"),
+                              clip=dict(experts=[str(f) for f in folders]), workers=0))
+    data = LatentDataset(tmp_path/"cache")
+    b = BatchSampler(data, 2).batch(0)
+    assert b["t_ctx"].more["audioldm2.generated"].shape == (2, 8, 24) and b["i_ctx"].more["svd.latent"].shape == (2, 4, 8, 8)
+    assert data.absent_text.more["audioldm2.t5_mask"].sum() == 1
+    assert data.index["recipe"]["text_encoder"] == conditioner.fingerprint
