@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['LOCAL', 'Address', 'credentials', 'address', 'own_uploads', 'serve']
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #f76af24a
+# %% ../../nbs/day09_studio/12_serve.ipynb #01648f8e
 import atexit, ipaddress, os, shutil, tempfile
 from dataclasses import dataclass
 from ..core import JointDiTError, SettingsError
 from .paths import Door, roots_of
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #0791da4c
+# %% ../../nbs/day09_studio/12_serve.ipynb #c47bdeaf
 LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #a48dd72f
+# %% ../../nbs/day09_studio/12_serve.ipynb #710ae62e
 @dataclass(frozen=True)
 class Address:
     "Where the app listens, and who may come in."
@@ -26,7 +26,7 @@ class Address:
     @property
     def local(self) -> bool: return self.host in LOCAL and not self.share
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #b3023066
+# %% ../../nbs/day09_studio/12_serve.ipynb #345d14d9
 def credentials(text: str | None) -> tuple | None:
     "('user', 'password') of 'user:password', or None for nothing. Raises SettingsError."
     if not text: return None
@@ -35,14 +35,14 @@ def credentials(text: str | None) -> tuple | None:
     if len(password) < 8: raise SettingsError("--auth: the password has fewer than 8 letters. Choose a longer one.")
     return user.strip(), password
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #a7813856
+# %% ../../nbs/day09_studio/12_serve.ipynb #23d67ba9
 def _checked_host(host: str) -> str:
     "An address to listen on. Raises SettingsError."
     if host in LOCAL: return host.strip("[]")
     try: return str(ipaddress.ip_address(host))
     except ValueError: raise SettingsError(f"--listen {host}: give an address of this machine, such as 0.0.0.0 for all of them.") from None
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #34066d07
+# %% ../../nbs/day09_studio/12_serve.ipynb #2c186d07
 def address(
     listen: str = "127.0.0.1",
     port: int = 7860,
@@ -60,7 +60,7 @@ def address(
     raise SettingsError(f"{what}, and whoever reaches it can start runs and delete clips. Give --auth user:password (or JOINTDIT_UI_AUTH), "
                         "or --no-auth if that is meant.")
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #d522a48b
+# %% ../../nbs/day09_studio/12_serve.ipynb #a9d04db7
 def own_uploads() -> str:
     "The folder of uploads of this process."
     if "GRADIO_TEMP_DIR" not in os.environ:
@@ -68,7 +68,7 @@ def own_uploads() -> str:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return os.environ["GRADIO_TEMP_DIR"]
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #6f62c16c
+# %% ../../nbs/day09_studio/12_serve.ipynb #e2ea0918
 def _options(ctx, a: Address) -> dict:
     "What the server is told, whatever the environment says."
     from starlette.middleware import Middleware
@@ -79,7 +79,7 @@ def _options(ctx, a: Address) -> dict:
                 run_history=False, enable_monitoring=False, mcp_server=False, ssr_mode=False, pwa=False, root_path="", max_file_size="1gb", strict_cors=True,
                 footer_links=[])
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #31916612
+# %% ../../nbs/day09_studio/12_serve.ipynb #22edbc8a
 def serve(
     app,  # gr.Blocks, with its queue
     ctx,  # the app's context: its folders
@@ -89,7 +89,9 @@ def serve(
     **look,  # theme, css, js, head
 ):
     "Start the server. Raises JointDiTError when the port is taken."
+    from jointdit.studio.training import CURVE_CSS
     for folder in (ctx.out, ctx.logs): folder.mkdir(parents=True, exist_ok=True)
+    look["css"] = "\n".join([look.get("css") or "", CURVE_CSS])
     try: app.launch(**_options(ctx, a), inbrowser=browser, show_error=True, prevent_thread_lock=not block, quiet=not block, **look)
     except OSError as e:
         raise JointDiTError(f"port {a.port} on {a.host} cannot be used ({e}). Stop the other app, or choose another: --port {a.port + 1}.") from None

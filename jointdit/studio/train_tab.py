@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGES', 'FIELDS', 'NO_RUNS', 'headline', 'view', 'changed', 'Desk', 'build']
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #16497afe
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #a12ec95c
 import html, time
 import gradio as gr
 from dataclasses import asdict
@@ -13,15 +13,15 @@ from pathlib import Path
 from .context import caches
 from .paths import listed, roots_of
 from .processes import find, last_lines
-from .training import CURVE_CSS, SCRIPTS, Wish, _note, begin, curves, end, merged, runs, samples, settings_rows, status, train_configs
-from .widgets import WIDGET_CSS, badge, bar, empty, guarded, pair, player
+from .training import Wish, _note, begin, curves, end, merged, runs, samples, settings_rows, status, train_configs
+from .widgets import badge, bar, empty, guarded, pair, player
 from ..train.metrics import hms
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #7fd0f095
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #4e50b444
 STAGES = [("A: from nothing", "A"), ("B: tune an A model", "B")]
 FIELDS = ("stage", "cfg", "name", "max_steps", "max_minutes", "resume", "init", "cache", "batch_size", "samples", "more")
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #48f5efa4
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #9720afc6
 def _cache_choices(ctx) -> list:
     roots = roots_of(ctx)
     return [("as the config says", "")] + [(roots.short(p), roots.short(p)) for p in caches(ctx)]
@@ -32,7 +32,7 @@ def _init_choices(ctx) -> list:
     found = sorted(listed(roots, "checkpoints", "*/ckpt_step_*.pt"), key=lambda p: -p.stat().st_mtime)
     return [("as the config says", "")] + [(f"{p.parent.name} / {p.stem.removeprefix('ckpt_')}", roots.short(p)) for p in found]
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #505442ed
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #bf6633a5
 def _fields(ctx) -> dict:
     "The components of the form, by the names of `Wish`."
     cfgs = train_configs(ctx, "A")
@@ -44,7 +44,7 @@ def _fields(ctx) -> dict:
     out["resume"] = gr.Checkbox(True, label="Go on from this run's last checkpoint", info="off: its old files are put aside, and it starts over")
     return out | _rare_fields(ctx)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #0f6e85b2
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #2ff7391a
 def _rare_fields(ctx) -> dict:
     "What is changed seldom, in a fold."
     with gr.Accordion("More settings", open=False):
@@ -56,7 +56,7 @@ def _rare_fields(ctx) -> dict:
         out["more"] = gr.Textbox("", label="Any other setting", lines=2, placeholder="optim.clip=0.5", info="one key=value a line, as with --set")
     return out
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #143adf92
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #0b7de5dd
 def headline(s) -> str:
     "A run's state as HTML."
     bits = [f"step {s.step:,} of {s.steps:,}" if s.steps else f"step {s.step:,}" if s.step else ""]
@@ -66,7 +66,7 @@ def headline(s) -> str:
     done = bar(s.step / s.steps, f"{s.run}: {s.step} of {s.steps} steps") if s.steps else ""
     return f'<div class="jd-line">{badge(s.state)}<b>{html.escape(s.run)}</b>{soft}</div>{done}<div class="jd-line"><span class="soft">{html.escape(s.message)}</span></div>'
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #1e216264
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #58d3f935
 NO_RUNS = "Nothing has been trained here yet. Choose a stage and press Start: the curves appear here, and training goes on when this page is closed."
 
 def view(ctx, run: str | None) -> tuple:
@@ -77,13 +77,13 @@ def view(ctx, run: str | None) -> tuple:
     lines = last_lines(p, 60) if p else (Path(ctx.logs) / run / "train.log").read_text().splitlines()[-60:] if (Path(ctx.logs) / run / "train.log").is_file() else []
     return headline(status(ctx, run)), curves(ctx, run), pair(made) if made else empty("Clips that this run makes appear here."), "\n".join(lines)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #3a942547
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #a4c910e4
 def changed(now: tuple, before: list) -> tuple:
     "(the parts, with those that are as before left out; what to compare with next time)."
     before = before or [None] * len(now)
     return tuple(gr.skip() if a == b else a for a, b in zip(now, before)), list(now)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #9a3809c5
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #fd4c1000
 class Desk:
     "What the tab can do, as functions of the context."
     def __init__(self, ctx): self.ctx = ctx
@@ -92,7 +92,7 @@ class Desk:
 
     def rows(self, *fields) -> list: return settings_rows(merged(self.ctx, self.wish(*fields)))
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #39c67aeb
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #7a184a52
 def _api(desk: Desk):
     "Endpoints for programs."
     ctx = desk.ctx
@@ -107,7 +107,7 @@ def _api(desk: Desk):
         return begin(ctx, Wish(stage, cfg, name, max_steps, max_minutes, resume, init, cache, batch_size, samples, more))
     for fn in (train_settings, train_start, *_reading_api(ctx)): gr.api(fn, api_name=fn.__name__, queue=False)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #6f1e9af3
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #13fa6080
 def _reading_api(ctx) -> list:
     "Endpoints that look at runs, and stop them."
     @guarded
@@ -124,11 +124,10 @@ def _reading_api(ctx) -> list:
         return runs(ctx)
     return [train_stop, train_status, train_runs]
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #4bb4b0fd
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #c523f406
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     desk = Desk(ctx)
-    gr.HTML(f"<style>{WIDGET_CSS}{CURVE_CSS}</style>", padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             fields = _fields(ctx)
@@ -139,7 +138,7 @@ def build(ctx):
     _wire(desk, fields, go, halt, fold, table, seen)
     _api(desk)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #a727f438
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #d07b4e9e
 def _seen(ctx) -> dict:
     "The right side: which run, and what is seen of it."
     names = runs(ctx)
@@ -150,7 +149,7 @@ def _seen(ctx) -> dict:
     with gr.Accordion("What it prints", open=False): out["log"] = gr.Textbox(first[3], lines=14, max_lines=14, label="Last lines", autoscroll=True)
     return out
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #1828fa21
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #0ab6c807
 def _wire(desk: Desk, fields: dict, go, halt, fold, table, seen: dict):
     "What happens on which event."
     ctx, inputs, parts = desk.ctx, [fields[k] for k in FIELDS], [seen[k] for k in ("head", "curves", "samples", "log")]
@@ -165,7 +164,7 @@ def _wire(desk: Desk, fields: dict, go, halt, fold, table, seen: dict):
     gr.Timer(2).tick(guarded(show), [seen["run"], kept], [*parts, kept], queue=False, **private)
     gr.context.Context.root_block.load(lambda run: _reload(desk, run), seen["run"], [fields["init"], fields["cache"], seen["run"]], **private)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #91326222
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #73c6d1bb
 def _begin(desk: Desk, *fields):
     "Start, and look at the new run."
     run = begin(desk.ctx, desk.wish(*fields))

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PLAY', 'PAUSE', 'WIDGET_CSS', 'toast', 'guarded', 'file_url', 'player', 'pair', 'facts', 'badge', 'empty', 'bar']
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #c0ff61c5
+# %% ../../nbs/day09_studio/14_widgets.ipynb #606632fa
 import functools, html, os, traceback
 from pathlib import Path
 from urllib.parse import quote
 import gradio as gr
 from .form import words
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #e849c46a
+# %% ../../nbs/day09_studio/14_widgets.ipynb #a770f9a7
 def toast(e: BaseException) -> gr.Error:
     "An error as the page shows it."
     if isinstance(e, gr.Error): return e
@@ -22,7 +22,7 @@ def toast(e: BaseException) -> gr.Error:
         said = f"This is a bug in JointDiT ({type(e).__name__}: {str(e)[:200]}). The terminal shows where."
     return gr.Error(html.escape(said), duration=None, title="That did not work", print_exception=False)
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #cc5b2ab2
+# %% ../../nbs/day09_studio/14_widgets.ipynb #3bb8c890
 def guarded(fn):
     "The same function, whose errors are toasts."
     @functools.wraps(fn)
@@ -31,7 +31,7 @@ def guarded(fn):
         except Exception as e: raise toast(e) from None
     return run
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #90c44f52
+# %% ../../nbs/day09_studio/14_widgets.ipynb #97a6c096
 def file_url(path) -> str:
     "Where the browser finds a file; with its date, so that a new file of the same name is not taken from the browser's memory."
     p = Path(path).resolve()
@@ -39,13 +39,13 @@ def file_url(path) -> str:
     except OSError: stamp = ""
     return f"gradio_api/file={quote(p.as_posix())}{stamp}"
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #37b2bf10
+# %% ../../nbs/day09_studio/14_widgets.ipynb #4983e6ce
 _STEP = ("const v=this,g=[...v.closest('.jd-pair').querySelectorAll('video,audio')].filter(o=>o!==v);"
          "if(v.jdLed){v.jdLed=0;return}")
 PLAY = _STEP + "g.forEach(o=>{o.muted=true;o.currentTime=v.currentTime;if(o.paused){o.jdLed=1;o.play()}});v.muted=false"
 PAUSE = _STEP + "g.forEach(o=>{if(!o.paused){o.jdLed=1;o.pause()}})"
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #36826bde
+# %% ../../nbs/day09_studio/14_widgets.ipynb #cf712c56
 def player(path, label: str, note: str = "", step: bool = False) -> str:
     "A clip or a sound with its caption, as HTML."
     kind = "audio" if path and Path(path).suffix == ".wav" else "video"
@@ -58,14 +58,14 @@ def pair(players: list[str]) -> str:
     "Players side by side, in step."
     return f'<div class="jd-pair">{"".join(players)}</div>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #5f27f65e
+# %% ../../nbs/day09_studio/14_widgets.ipynb #35551943
 def facts(rows, head=None) -> str:
     "A table as HTML: rows of texts, the first of each row is its name."
     cells = lambda r: f'<th scope="row">{html.escape(str(r[0]))}</th>' + "".join(f"<td>{html.escape(str(x))}</td>" for x in r[1:])
     top = "<thead><tr>" + "".join(f'<th scope="col">{html.escape(str(h))}</th>' for h in head) + "</tr></thead>" if head else ""
     return f'<div class="jd-scroll"><table class="jd-facts">{top}<tbody>{"".join(f"<tr>{cells(r)}</tr>" for r in rows)}</tbody></table></div>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #9ba4446f
+# %% ../../nbs/day09_studio/14_widgets.ipynb #fe32c286
 def badge(state: str) -> str:
     "A state with its colour; the word says it too."
     kind = dict(running="go", starting="go", finished="good", failed="bad", killed="bad").get(state, "calm")
@@ -80,7 +80,7 @@ def bar(share: float, label: str) -> str:
     share = min(max(share, 0), 1)
     return f'<div class="jd-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100 * share:.0f}" aria-label="{html.escape(label)}"><i style="width:{100 * share:.1f}%"></i></div>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #132a73f4
+# %% ../../nbs/day09_studio/14_widgets.ipynb #f098f196
 WIDGET_CSS = """.jd-pair{display:flex;flex-wrap:wrap;gap:1rem}.jd-player{margin:0;flex:1 1 220px;max-width:420px;min-width:0}
 .jd-player video{width:100%;aspect-ratio:1;object-fit:contain;background:#000;border-radius:8px;display:block}.jd-player audio{width:100%}
 .jd-player figcaption{font-size:.85rem;margin-top:.35rem;line-height:1.35}.jd-player figcaption span{opacity:.72}
@@ -89,6 +89,7 @@ WIDGET_CSS = """.jd-pair{display:flex;flex-wrap:wrap;gap:1rem}.jd-player{margin:
 .jd-facts th[scope=row]{font-weight:500;opacity:.75;white-space:nowrap}.jd-facts thead th{font-weight:600}
 .jd-badge{display:inline-block;padding:.05rem .6rem;border-radius:99px;font-size:.8rem;font-weight:600;border:1px solid currentColor}
 .jd-go{color:#2563eb}.jd-good{color:#15803d}.jd-bad{color:#c02626}.jd-calm{color:var(--body-text-color-subdued)}.dark .jd-go{color:#7db3ff}.dark .jd-good{color:#5fd08f}.dark .jd-bad{color:#ff8d84}
-.jd-empty{padding:1.6rem 1rem;text-align:center;border:1px dashed var(--border-color-primary);border-radius:8px;color:var(--body-text-color-subdued);margin:0}
+.jd-empty{padding:1.6rem 1rem;text-align:center;border:1px dashed var(--border-color-primary);border-radius:8px;color:var(--body-text-color-subdued);margin:0;line-height:1.5}
 .jd-bar{height:6px;border-radius:99px;background:var(--border-color-primary);overflow:hidden;margin:.5rem 0}.jd-bar i{display:block;height:100%;background:#3b82f6;border-radius:99px}
+.jd-sub{margin:1rem 0 .2rem}.jd-sheet{width:100%;border-radius:8px;background:#fff;margin-top:.6rem}
 .jd-line{display:flex;flex-wrap:wrap;gap:.3rem .9rem;align-items:center;font-size:.92rem}.jd-line .soft{opacity:.75}"""
