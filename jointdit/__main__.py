@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RATE', 'FASTEST', 'SIDE', 'SLACK', 'BLOCKS', 'app', 'load', 'sparkline', 'draw', 'about', 'measure']
 
-# %% ../nbs/day08_proof/10_command.ipynb #e9b264f0
+# %% ../nbs/day08_proof/10_command.ipynb #be7dec6c
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -19,7 +19,7 @@ from .measure.events import SCENES
 from .measure.sync import clip_sync
 from .measure.undefined import Undefined, defined
 
-# %% ../nbs/day08_proof/10_command.ipynb #fb57633b
+# %% ../nbs/day08_proof/10_command.ipynb #3450f18b
 RATE, FASTEST, SIDE, SLACK = 16000, 30., 64, .25  # samples/s; frames/s; pixels; seconds
 
 def _span(info, start, seconds):
@@ -33,7 +33,7 @@ def _span(info, start, seconds):
     if seconds is not None: end = min(end, start + seconds)
     return (first, end - first) if end > first else Undefined(f"picture and sound have nothing in common after second {start:g}")
 
-# %% ../nbs/day08_proof/10_command.ipynb #e6463e89
+# %% ../nbs/day08_proof/10_command.ipynb #f5eacf9b
 def load(
     path,          # a video
     start=0.,      # seconds
@@ -52,7 +52,7 @@ def load(
     frames = read_frames(info, [span[0] + (k + .01)/fps for k in range(n)], h, w)
     return frames, read_wave(info, span[0], round(n/fps*RATE), RATE), fps, RATE
 
-# %% ../nbs/day08_proof/10_command.ipynb #551aaa1c
+# %% ../nbs/day08_proof/10_command.ipynb #996739b1
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 def sparkline(
@@ -65,7 +65,7 @@ def sparkline(
     y = (y - y.min())/max(np.ptp(y), 1e-12)
     return "".join(BLOCKS[round(v*(len(BLOCKS) - 1))] for v in y)
 
-# %% ../nbs/day08_proof/10_command.ipynb #5ea0cd34
+# %% ../nbs/day08_proof/10_command.ipynb #2bbc0d87
 def draw(
     path,       # PNG to write
     found,      # Lag
@@ -82,13 +82,13 @@ def draw(
     b.set(xlabel="sound late by, ms", ylabel="correlation")
     return write_atomic(path, lambda p: fig.savefig(p, dpi=100, format="png", metadata={"Software": None}))
 
-# %% ../nbs/day08_proof/10_command.ipynb #fec4c165
+# %% ../nbs/day08_proof/10_command.ipynb #4a9a5948
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 @app.callback()
 def about(): "JointDiT from the command line."
 
-# %% ../nbs/day08_proof/10_command.ipynb #2b0e17b2
+# %% ../nbs/day08_proof/10_command.ipynb #c4700134
 def _say_lag(found, columns):
     "Print a lag and its curves."
     if not defined(found): return typer.echo(f"lag         {found}")
@@ -96,7 +96,7 @@ def _say_lag(found, columns):
     typer.echo(f"confidence  {found.confidence:.2f} (correlation {found.correlation:.2f}, {found.onsets} onset{'s'*(found.onsets != 1)})")
     for name in ("motion", "onsets"): typer.echo(f"{name:11} {sparkline(found.curves[name], columns)}")
 
-# %% ../nbs/day08_proof/10_command.ipynb #3f780428
+# %% ../nbs/day08_proof/10_command.ipynb #43331149
 def _say_scene(s):
     "Print what a toy scene's own detectors say."
     if not defined(s): return typer.echo(f"sync        {s}")
@@ -106,14 +106,14 @@ def _say_scene(s):
     lags = f", median lag {1000*np.median(s.lags):+.0f} ms" if s.n_matched else ""
     typer.echo(f"sync        {s.scene}: {s.n_seen} events seen, {s.n_heard} heard, {s.n_matched} matched{lags}")
 
-# %% ../nbs/day08_proof/10_command.ipynb #9a9c2031
+# %% ../nbs/day08_proof/10_command.ipynb #62e9eacf
 def _check(start, seconds, scene):
     "Raises MediaError for options that mean nothing."
     if scene and scene not in SCENES: raise MediaError(f"--scene {scene}: expected one of {', '.join(SCENES)}.")
     if not start >= 0: raise MediaError(f"--start {start}: must be 0 or more.")
     if seconds is not None and not seconds > 0: raise MediaError(f"--seconds {seconds}: must be more than 0.")
 
-# %% ../nbs/day08_proof/10_command.ipynb #ccb809f0
+# %% ../nbs/day08_proof/10_command.ipynb #eea08d2c
 @app.command()
 def measure(
     path: Annotated[Path, typer.Argument(help="a video with sound")],
@@ -135,5 +135,5 @@ def measure(
         if out and defined(found): typer.echo(f"wrote {draw(out, found, str(path))}")
         elif out: typer.echo(f"{out} is not written: there is no lag to draw")
 
-# %% ../nbs/day08_proof/10_command.ipynb #e3344f14
+# %% ../nbs/day08_proof/10_command.ipynb #fa3a1bb7
 if __name__ == "__main__" and __package__: app()

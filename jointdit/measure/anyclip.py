@@ -6,7 +6,7 @@
 __all__ = ['GRID', 'EDGES', 'LEAST', 'SURE', 'SHARPEST', 'motion_curve', 'onset_curve', 'slide', 'Lag', 'lag', 'flow',
            'flow_curve', 'av_align']
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #0cc23345
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #4f4b9265
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from .events import grey
 from .sync import match_events, peak
 from .undefined import Undefined, clip_fault, defined
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #48fb4ea6
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #5b71cfe5
 def motion_curve(
     frames,        # (T, H, W, 3) uint8
     fps=None,      # not needed; every curve of a picture takes it
@@ -32,7 +32,7 @@ def motion_curve(
     d = np.concatenate([d[:1], d[:1], d])           # before the clip: as at its start
     return np.r_[0, np.maximum(d[2:] - np.maximum(d[1:-1], d[:-2]), 0).mean((1, 2))]
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #9747c183
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #f32c10a3
 GRID = 100                                   # values per second of the curves that are compared
 EDGES = (0, 150, 300, 600, 1200, 2400, 4800) # Hz, lower ends of the bands
 
@@ -44,7 +44,7 @@ def _bands(wave, rate):
     power = np.abs(np.fft.rfft(x[at[:, None] + np.arange(w) + w]*np.hanning(w)))**2
     return np.add.reduceat(power, np.searchsorted(np.fft.rfftfreq(w, 1/rate), [e for e in EDGES if e < rate/2.2]), 1)
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #798fdc26
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #78bad09c
 def onset_curve(
     wave,         # (samples,) float
     rate: int,    # samples per second
@@ -61,7 +61,7 @@ def onset_curve(
     np.maximum.at(out, k, rise)
     return out
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #3dd583bb
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #7802d764
 def _curves(frames, wave, fps, rate):
     "Motion and onsets at `GRID` values per second, equally long and equally blurred."
     on = onset_curve(wave, rate, GRID)
@@ -69,7 +69,7 @@ def _curves(frames, wave, fps, rate):
     on, k = on[k < len(frames)], k[k < len(frames)]
     return uniform_filter1d(motion_curve(frames)[k], 3), uniform_filter1d(on, max(1, round(GRID/fps)))
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #64671301
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #c53025b9
 def slide(mo, on, most): # (2*most + 1,) correlation with the sound taken back by -most ... most values
     "Pearson's correlation of the overlapping parts at every shift."
     n, out = len(mo), []
@@ -79,7 +79,7 @@ def slide(mo, on, most): # (2*most + 1,) correlation with the sound taken back b
         out.append((a*b).sum()/max(np.sqrt((a*a).sum()*(b*b).sum()), 1e-12))
     return np.array(out)
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #fd50e9c1
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #0f17638a
 @dataclass
 class Lag:
     "How late the sound is, and how sure that is."
@@ -89,7 +89,7 @@ class Lag:
     onsets: int         # n, how many onsets it rests on
     curves: dict        # "motion", "onsets" over "times" (s); "match" over "shifts" (s)
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #b80a0e81
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #eb66ba4c
 def _lag_of(mo, on, most, fps):
     "`Lag` of two curves of `GRID` values per second."
     c = slide(mo, on, most)
@@ -99,7 +99,7 @@ def _lag_of(mo, on, most, fps):
     curves = dict(motion=mo, onsets=on, times=(np.arange(len(mo)) + .5)/GRID, match=c, shifts=(np.arange(len(c)) - most)/GRID)
     return Lag(float(peak(c) - most)/GRID, float(max(0, c[best] - rest)*n/(n + 1)), float(c[best]), n, curves)
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #3761f51d
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #ff6f02b7
 LEAST, SURE, SHARPEST = .3, .2, 10. # correlation; confidence; dB that the sharpest onset rises in 20 ms
 
 def _nothing_to_compare(frames, wave, fps, rate):
@@ -110,7 +110,7 @@ def _nothing_to_compare(frames, wave, fps, rate):
     top = onset_curve(wave, rate, GRID).max()
     if top < SHARPEST: return Undefined(f"the sound has no sharp onsets (the sharpest rises {top:.0f} dB)")
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #669d006c
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #fd61364c
 def lag(
     frames,        # (T, H, W, 3) uint8
     wave,          # (samples,) float
@@ -126,7 +126,7 @@ def lag(
     if found.confidence < SURE: return Undefined(f"motion and onsets agree at several shifts alike (confidence {found.confidence:.2f})")
     return found
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #5880cecf
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #31c54005
 def _flow_step(a, b, u, v, sigma):
     "Improve the displacement (u, v) that takes picture a to picture b."
     y, x = np.mgrid[:a.shape[0], :a.shape[1]].astype(np.float32)
@@ -137,7 +137,7 @@ def _flow_step(a, b, u, v, sigma):
     det = xx*yy - xy*xy
     return u - (yy*xt - xy*yt)/det, v - (xx*yt - xy*xt)/det
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #565100eb
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #c3408e7a
 def flow(
     a,                # (H, W) grey levels
     b,                # (H, W) grey levels, a frame later
@@ -154,7 +154,7 @@ def flow(
         u, v = _flow_step(p, q, u, v, sigma)
     return u, v
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #bb6b7a78
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #720a74bc
 def flow_curve(
     frames,      # (T, H, W, 3) uint8
     side=64,     # pixels, to which larger pictures are reduced, roughly
@@ -165,7 +165,7 @@ def flow_curve(
     f = [np.hypot(*flow(a, b)).mean() for a, b in zip(g, g[1:])]
     return np.array([f[0], *f])
 
-# %% ../../nbs/day08_proof/04_any_clip.ipynb #ea2c4da2
+# %% ../../nbs/day08_proof/04_any_clip.ipynb #9a1c07d9
 def av_align(
     frames,     # (T, H, W, 3) uint8
     wave,       # (samples,) float

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SILENT', 'FULL', 'CLIPPED', 'Undefined', 'defined', 'to_json', 'picture_fault', 'sound_fault', 'clip_fault']
 
-# %% ../../nbs/day08_proof/01_undefined.ipynb #9c4601bb
+# %% ../../nbs/day08_proof/01_undefined.ipynb #d0746a14
 from dataclasses import dataclass, fields, is_dataclass
 
 import numpy as np
 
-# %% ../../nbs/day08_proof/01_undefined.ipynb #74fb18b4
+# %% ../../nbs/day08_proof/01_undefined.ipynb #1b3d9417
 @dataclass(frozen=True)
 class Undefined:
     "What a measure returns where it has nothing to say. Not a number: it is false, and arithmetic with it fails."
@@ -20,12 +20,12 @@ class Undefined:
     def __float__(self): raise TypeError(f"no number, {self}")
     __int__ = __float__
 
-# %% ../../nbs/day08_proof/01_undefined.ipynb #aa8a30b6
+# %% ../../nbs/day08_proof/01_undefined.ipynb #fd978672
 def defined(x) -> bool:
     "Is this a value, and not a reason?"
     return x is not None and not isinstance(x, Undefined)
 
-# %% ../../nbs/day08_proof/01_undefined.ipynb #7bf6067b
+# %% ../../nbs/day08_proof/01_undefined.ipynb #92881240
 def to_json(x):
     "Numbers, arrays, dataclasses and reasons as JSON has them, 6 digits; a NaN becomes undefined."
     if isinstance(x, Undefined): return {"undefined": x.reason}
@@ -36,7 +36,7 @@ def to_json(x):
     if isinstance(x, float): return round(x, 6) if np.isfinite(x) else {"undefined": "not a finite number"}
     return x
 
-# %% ../../nbs/day08_proof/01_undefined.ipynb #52c296e4
+# %% ../../nbs/day08_proof/01_undefined.ipynb #fc2ea002
 def picture_fault(
     frames, # (T, H, W, 3) uint8, or None
 ):          # Undefined, or None when the picture can be measured
@@ -48,7 +48,7 @@ def picture_fault(
     if len(f) < 2: return Undefined("the clip has one frame, so nothing moves")
     if (f.max(0) - f.min(0)).max() < 6: return Undefined("the picture never changes")
 
-# %% ../../nbs/day08_proof/01_undefined.ipynb #06aebedf
+# %% ../../nbs/day08_proof/01_undefined.ipynb #7e93936e
 SILENT, FULL, CLIPPED = 1e-3, .999, .01  # peak of silence; full scale; share of samples at full scale
 
 def sound_fault(
@@ -62,7 +62,7 @@ def sound_fault(
     if np.abs(w).max() < SILENT: return Undefined("the sound is silent")
     if (share := (np.abs(w) >= FULL).mean()) >= CLIPPED: return Undefined(f"the sound is clipped ({share:.0%} of it at full scale)")
 
-# %% ../../nbs/day08_proof/01_undefined.ipynb #a0b6a784
+# %% ../../nbs/day08_proof/01_undefined.ipynb #a81dc564
 def clip_fault(
     frames, # (T, H, W, 3) uint8, or None
     wave,   # (samples,) float, or None
