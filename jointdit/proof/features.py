@@ -3,11 +3,12 @@
 # %% auto #0
 __all__ = ['SOURCES', 'how_to_get', 'ClapFeatures', 'load_features', 'distances']
 
-# %% ../../nbs/day08_proof/08_features.ipynb #655d8446
+# %% ../../nbs/day08_proof/08_features.ipynb #4b3fa65d
 from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..core import AssetError, SettingsError
 from ..measure.frechet import frechet, frechet_floor, principal
@@ -15,7 +16,7 @@ from .i3d import i3d_features, load_i3d
 from .judge import Judge
 from ..toyworld import RATE
 
-# %% ../../nbs/day08_proof/08_features.ipynb #345fc7bc
+# %% ../../nbs/day08_proof/08_features.ipynb #931e93f0
 SOURCES = {
     "toy": dict(kinds=("video", "audio", "joint"), what="the judge's features; shipped"),
     "i3d": dict(kinds=("video",), what="FVD: 400 outputs of I3D, trained on Kinetics", size="47 MB", licence="MIT (package), Apache-2.0 (weights, DeepMind)",
@@ -23,14 +24,14 @@ SOURCES = {
     "clap": dict(kinds=("audio",), what="512 outputs of CLAP's audio tower", size="615 MB", licence="Apache-2.0",
                  get="hf download laion/clap-htsat-unfused --local-dir assets/models/clap, and give that folder")}
 
-# %% ../../nbs/day08_proof/08_features.ipynb #78b8da8c
+# %% ../../nbs/day08_proof/08_features.ipynb #d3d2508a
 def how_to_get(name, weights):
     "The paragraph for a person who lacks the weights."
     s = SOURCES[name]
     said = f"there is nothing at {weights}" if weights else "no weights were given"
     return f"{name} features ({s['what']}): {said}. To get them: {s['get']} ({s['size']}; licence {s['licence']}). The toy features need nothing."
 
-# %% ../../nbs/day08_proof/08_features.ipynb #b52b04fe
+# %% ../../nbs/day08_proof/08_features.ipynb #2312ee4d
 class ClapFeatures:
     "The audio tower of CLAP from a local folder. Raises AssetError."
     def __init__(self, folder):
@@ -41,18 +42,23 @@ class ClapFeatures:
         except Exception as e: raise AssetError(f"{folder} holds no CLAP model that transformers can read: {str(e)[:300]}") from None
         if info["missing_keys"]: raise AssetError(f"the CLAP weights in {folder} lack {len(info['missing_keys'])} tensors, such as {sorted(info['missing_keys'])[0]}.")
         self.model.eval().requires_grad_(False)
+        self.cut = "fusion" if self.model.config.audio_config.enable_fusion else "rand_trunc"
 
-    @torch.no_grad()
-    def __call__(self, frames, waves, batch=8):
-        from scipy.signal import resample_poly
-        out, rate = [], self.front.sampling_rate
-        for i in range(0, len(waves), batch):
-            w = resample_poly(np.asarray(waves[i:i + batch], np.float32), rate, RATE, axis=1)
-            got = self.model.get_audio_features(**self.front(list(w), sampling_rate=rate, return_tensors="pt"))
-            out.append((got if torch.is_tensor(got) else got.pooler_output).float())
-        return {"audio": torch.cat(out).numpy()}
+# %% ../../nbs/day08_proof/08_features.ipynb #37ce2289
+@patch
+@torch.no_grad()
+def __call__(self: ClapFeatures, frames, waves, batch=8): # {"audio": (B, D)}
+    "Features of waves (B, n) at 16 kHz."
+    from scipy.signal import resample_poly
+    out, rate = [], self.front.sampling_rate
+    for i in range(0, len(waves), batch):
+        w = resample_poly(np.asarray(waves[i:i + batch], np.float32), rate, RATE, axis=1)
+        x = self.front(list(w), sampling_rate=rate, truncation=self.cut, return_tensors="pt")
+        got = self.model.get_audio_features(**x)
+        out.append((got if torch.is_tensor(got) else got.pooler_output).float())
+    return {"audio": torch.cat(out).numpy()}
 
-# %% ../../nbs/day08_proof/08_features.ipynb #6d12b8a0
+# %% ../../nbs/day08_proof/08_features.ipynb #82c4327c
 def load_features(
     name="toy",    # "toy", "i3d" or "clap"
     weights=None,  # where they lie: a folder of a judge (default: the shipped one), the I3D file, the CLAP folder
@@ -68,14 +74,14 @@ def load_features(
     net = load_i3d(weights)
     return lambda frames, waves=None, batch=4: {"video": i3d_features(net, frames, size, batch)}
 
-# %% ../../nbs/day08_proof/08_features.ipynb #7a0e1151
+# %% ../../nbs/day08_proof/08_features.ipynb #c87c670b
 def _reduced(real, fake, dims):
     "Both sets on at most `dims` directions of the real one."
     if dims is None or np.ndim(real) != 2 or np.shape(real)[1] <= dims or not np.isfinite(real).all(): return real, fake
     p = principal(real, dims)
     return p(real), p(fake)
 
-# %% ../../nbs/day08_proof/08_features.ipynb #14b0ed1c
+# %% ../../nbs/day08_proof/08_features.ipynb #10627e5f
 def distances(
     real,          # features of real clips, {"video": (N, D), ...}; with 2 M clips the floor has the sets' own size
     generated,     # the same of M generated clips
