@@ -7,7 +7,7 @@ __all__ = ['HOP', 'SCENES', 'SHARP', 'SMOOTH', 'PLACE', 'REACH', 'envelope', 'at
            'flash_curve', 'visible_events', 'loudness', 'polar', 'turning_speed', 'pitch_curve', 'visible_curve',
            'audible_curve']
 
-# %% ../../nbs/day08_proof/02_events.ipynb #2e34d9ae
+# %% ../../nbs/day08_proof/02_events.ipynb #225ae3fd
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.signal import find_peaks
 
 from .undefined import Undefined, picture_fault, sound_fault
 
-# %% ../../nbs/day08_proof/02_events.ipynb #9c332098
+# %% ../../nbs/day08_proof/02_events.ipynb #7439691f
 HOP = .005  # seconds between two values of the sound's envelope
 
 def envelope(
@@ -30,7 +30,7 @@ def envelope(
     at = np.rint(np.arange(0, len(wave)/rate, HOP)*rate).astype(int)
     return np.sqrt(2*(x[at[:, None] + np.arange(w)] @ np.hanning(w))/(w/2))
 
-# %% ../../nbs/day08_proof/02_events.ipynb #7d28d4e4
+# %% ../../nbs/day08_proof/02_events.ipynb #d96ffc7f
 def _n(seconds): return round(seconds/HOP) # values of the envelope
 
 def attack_curve(
@@ -42,7 +42,7 @@ def attack_curve(
     before = np.max([lead[k:k + len(env)] for k in range(_n(.03) + 1)], 0)
     return np.maximum(after - 2*before, 0)/max(env.max(), 1e-9)
 
-# %% ../../nbs/day08_proof/02_events.ipynb #8230ed7b
+# %% ../../nbs/day08_proof/02_events.ipynb #c1276409
 def _moment(env, i):
     "Seconds at which the rise near value i is half done, between two values."
     a, b = max(i - _n(.02), 0), min(i + _n(.03), len(env))
@@ -51,7 +51,7 @@ def _moment(env, i):
     if k == a: return a*HOP
     return (k - 1 + (env[top]/2 - env[k - 1])/max(env[k] - env[k - 1], 1e-12))*HOP
 
-# %% ../../nbs/day08_proof/02_events.ipynb #29773166
+# %% ../../nbs/day08_proof/02_events.ipynb #672cacc0
 @dataclass
 class Onsets:
     "Moments at which something begins to sound."
@@ -60,7 +60,7 @@ class Onsets:
     curve: np.ndarray       # (m,) the same at every moment
     curve_times: np.ndarray # (m,) seconds
 
-# %% ../../nbs/day08_proof/02_events.ipynb #96d32dda
+# %% ../../nbs/day08_proof/02_events.ipynb #e2ca184e
 def sound_onsets(
     wave,               # (samples,) float
     rate: int,          # samples per second
@@ -75,16 +75,16 @@ def sound_onsets(
     times = np.array([_moment(env, i) for i in at])
     return Onsets(times, curve[at], curve, np.arange(len(env))*HOP)
 
-# %% ../../nbs/day08_proof/02_events.ipynb #cc91a1c5
+# %% ../../nbs/day08_proof/02_events.ipynb #b6c7b235
 SCENES = ("ball", "mallet", "swell", "rotor")
 SHARP, SMOOTH = ("ball", "mallet"), ("swell", "rotor")  # scenes of events, scenes of curves
 
-# %% ../../nbs/day08_proof/02_events.ipynb #3e412fb3
+# %% ../../nbs/day08_proof/02_events.ipynb #a1842798
 def grey(frames) -> np.ndarray: # (T, H, W) float32, 0 to 255
     "Luma (BT.601)."
     return np.asarray(frames) @ np.array([.299, .587, .114], np.float32)
 
-# %% ../../nbs/day08_proof/02_events.ipynb #e1eac309
+# %% ../../nbs/day08_proof/02_events.ipynb #1e551721
 PLACE = {"ball": (57, 63), "mallet": (40, 64)}          # rows in which an impact shows, of 64
 
 def flash_curve(
@@ -99,13 +99,13 @@ def flash_curve(
     total = np.cumsum(np.pad(lit, ((0, 0), (1, 0))), 1)
     return (total[:, w:] - total[:, :-w]).max(1)/w
 
-# %% ../../nbs/day08_proof/02_events.ipynb #1673c91f
+# %% ../../nbs/day08_proof/02_events.ipynb #6a03a9d4
 def _start(curve, i, nearly=.7):
     "The first frame of the flash whose brightest is frame i."
     while i > 0 and curve[i - 1] >= nearly*curve[i]: i -= 1
     return i
 
-# %% ../../nbs/day08_proof/02_events.ipynb #7730a9b8
+# %% ../../nbs/day08_proof/02_events.ipynb #66d95d6d
 def visible_events(
     frames,            # (T, H, W, 3) uint8
     fps: float,        # frames per second
@@ -120,7 +120,7 @@ def visible_events(
     at = find_peaks(np.r_[0, c, 0], prominence=max(least, share*c.max()), distance=2)[0] - 1
     return (np.unique([_start(c, i) for i in at]) + .5)/float(fps)
 
-# %% ../../nbs/day08_proof/02_events.ipynb #1783999b
+# %% ../../nbs/day08_proof/02_events.ipynb #1f9fe80b
 def _windows(wave, rate, fps, seconds):
     "(T, samples) of sound around the middle of each frame."
     n, w = int(round(len(wave)/rate*fps)), round(seconds*rate)
@@ -132,7 +132,17 @@ def loudness(wave, rate, fps): # (T,) amplitude
     "How loud it is while each frame is shown."
     return np.sqrt((_windows(wave, rate, float(fps), 1/float(fps))**2).mean(1))
 
-# %% ../../nbs/day08_proof/02_events.ipynb #130fdbf7
+# %% ../../nbs/day08_proof/02_events.ipynb #00115808
+def _between(frames, y, x):
+    "Frames at places between pixels, bilinear: (T, *y.shape, 3) float32."
+    h, w = frames.shape[1:3]
+    y, x = np.clip(y, 0, h - 1.001), np.clip(x, 0, w - 1.001)
+    i, j = y.astype(int), x.astype(int)
+    p, q = ((z - k)[..., None].astype(np.float32) for z, k in ((y, i), (x, j)))
+    row = lambda i: frames[:, i, j]*(1 - q) + frames[:, i, j + 1]*q
+    return row(i)*(1 - p) + row(i + 1)*p
+
+# %% ../../nbs/day08_proof/02_events.ipynb #7ef72cfb
 REACH = np.linspace(.12, .94, 24)[:, None]  # radii, of half the picture's height
 
 def polar(
@@ -140,14 +150,12 @@ def polar(
     angles=128,    # clockwise from the top
 ) -> np.ndarray:   # (T, 24, angles, 3) float32, mean 0 on each circle
     "Pictures unrolled around their centre."
-    h, w = np.asarray(frames).shape[1:3]
-    a = 2*np.pi*np.arange(angles)/angles
-    y = np.clip(np.rint((h - 1 - REACH*h*np.cos(a))/2), 0, h - 1).astype(int)
-    x = np.clip(np.rint((w - 1 + REACH*w*np.sin(a))/2), 0, w - 1).astype(int)
-    p = np.asarray(frames)[:, y, x].astype(np.float32)
+    f, a = np.asarray(frames), 2*np.pi*np.arange(angles)/angles
+    h, w = f.shape[1:3]
+    p = _between(f, (h - 1 - REACH*h*np.cos(a))/2, (w - 1 + REACH*w*np.sin(a))/2)
     return (p - p.mean(2, keepdims=True))*REACH[..., None]**.5
 
-# %% ../../nbs/day08_proof/02_events.ipynb #d680c4c3
+# %% ../../nbs/day08_proof/02_events.ipynb #1cfccd9d
 def _slip(p, most):
     "Steps along the angle between neighbouring frames, (T - 1,) turns, signed, at most `most`."
     n, f = p.shape[2], np.fft.rfft(p, axis=2)
@@ -158,7 +166,7 @@ def _slip(p, most):
     bend = l - 2*m + r
     return (k[best] + np.where(bend < 0, (l - r)/np.minimum(2*bend, -1e-9), 0).clip(-.5, .5))/n
 
-# %% ../../nbs/day08_proof/02_events.ipynb #4ee7be4c
+# %% ../../nbs/day08_proof/02_events.ipynb #631da7f8
 def turning_speed(
     frames,      # (T, H, W, 3) uint8
     fps: float,  # frames per second
@@ -168,7 +176,7 @@ def turning_speed(
     s = np.abs(_slip(polar(frames), most))*float(fps)
     return np.r_[s[0], (s[1:] + s[:-1])/2, s[-1]]
 
-# %% ../../nbs/day08_proof/02_events.ipynb #99532509
+# %% ../../nbs/day08_proof/02_events.ipynb #dab33d27
 def pitch_curve(
     wave,        # (samples,) float
     rate: int,   # samples per second
@@ -183,7 +191,7 @@ def pitch_curve(
     at = lambda k: s[:, np.minimum(np.rint(f0[:, None]*k*n/rate).astype(int), s.shape[1] - 1)]
     return f0[((at(h) - at(h - .5))*.8**(h - 1)).sum(2).argmax(1)]
 
-# %% ../../nbs/day08_proof/02_events.ipynb #59f2d50f
+# %% ../../nbs/day08_proof/02_events.ipynb #c0b5f455
 def visible_curve(
     frames,      # (T, H, W, 3) uint8
     fps: float,  # frames per second
@@ -194,7 +202,7 @@ def visible_curve(
     if (fault := picture_fault(frames)) is not None: return fault
     return grey(frames).mean((1, 2)) if scene == "swell" else turning_speed(frames, fps)
 
-# %% ../../nbs/day08_proof/02_events.ipynb #46cd9ed5
+# %% ../../nbs/day08_proof/02_events.ipynb #ee279c75
 def audible_curve(
     wave,        # (samples,) float
     rate: int,   # samples per second
