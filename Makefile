@@ -17,13 +17,16 @@ MAX_STEPS_B ?= 1000
 SUFFIX_A ?= finalA
 SUFFIX_B ?= finalB
 DEMO_MINUTES ?= 6
+DEMO_FROM ?=
+PROOF_CLIPS ?= 256
 DATA ?=
 CARD ?=
+CKPT ?=
 PORT ?= 7860
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test toy-data assets toy-assets cache-train cache-val cache-doctor final-train-a final-train-b \
-        final-infer replay ui bench notebooks readme smoke clean
+        final-infer replay ui proof toy-judge toy-joint bench notebooks readme smoke clean
 
 help: ## list every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN{FS=":.*## "}{printf "  make %-15s %s\n",$$1,$$2}'
@@ -42,8 +45,8 @@ $(TEST_STAMP): $(STAMP)
 
 install: $(STAMP) ## create .venv and install the package with pinned versions
 
-demo: $(STAMP) ## train a joint model from nothing and open its page: outputs/demo/index.html (DEMO_MINUTES=6, DATA=folder of your clips)
-	@$(PY) scripts/demo.py --minutes $(DEMO_MINUTES) $(if $(DATA),--data "$(DATA)")
+demo: $(STAMP) ## train a joint model from nothing and open its page: outputs/demo/index.html (DEMO_MINUTES=6, DEMO_FROM=shipped, DATA=folder of your clips)
+	@$(PY) scripts/demo.py --minutes $(DEMO_MINUTES) $(if $(DEMO_FROM),--from "$(DEMO_FROM)") $(if $(DATA),--data "$(DATA)")
 
 test: $(TEST_STAMP) ## run the four test layers: sync gate, nbdev_test, papermill, pytest
 	@$(PY) scripts/dev/run_tests.py
@@ -56,6 +59,12 @@ assets: $(STAMP) ## fetch pretrained weights: make assets PROFILE=svd
 
 toy-assets: $(STAMP) ## retrain the shipped toy codecs and toy CLIP (about 107 minutes)
 	@$(PY) scripts/assets/make_toy_assets.py
+
+toy-judge: $(STAMP) ## retrain the judge that reads toy clips for the proof (about 15 minutes)
+	@$(PY) scripts/assets/make_toy_judge.py
+
+toy-joint: $(STAMP) ## retrain the shipped joint toy model: clips, cache, Stage A, Stage B (about an hour and a half)
+	@$(PY) scripts/assets/make_toy_joint.py
 
 cache-train: $(STAMP) ## encode the training clips into data/cache
 	@$(PY) scripts/data/cache_latents.py --cfg $(CACHE_CFG) --split train
@@ -78,6 +87,9 @@ final-infer: $(STAMP) ## make clips with configs/day06_infer.yaml: outputs/day06
 replay: $(STAMP) ## make the same clip again from its card: make replay CARD=outputs/day06/seed000_steps30.json
 	@test -n "$(CARD)" || { echo "say which clip: make replay CARD=outputs/day06/seed000_steps30.json"; exit 2; }
 	@$(PY) scripts/infer/replay.py "$(CARD)"
+
+proof: $(STAMP) ## measure a checkpoint: sync, captions, quality, memory, every direction: outputs/proof/index.html (CKPT=..., PROOF_CLIPS=64)
+	@$(PY) scripts/proof.py --clips $(PROOF_CLIPS) $(if $(CKPT),--ckpt "$(CKPT)")
 
 ui: $(STAMP) ## open the browser app on http://127.0.0.1:7860
 	@$(PY) scripts/ui/app.py --port $(PORT)
