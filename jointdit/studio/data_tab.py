@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_DATA', 'table_of', 'clip_view', 'job_view', 'Desk', 'build']
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #9b2c1d4a
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #a0f5788b
 import html
 import gradio as gr
 from dataclasses import asdict
@@ -15,11 +15,11 @@ from .looking import Codecs, look, places, show
 from .paths import roots_of
 from .widgets import badge, bar, empty, facts, file_url, guarded, pair, player
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #51634803
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #76a830ba
 NO_DATA = ("There is no data here yet. Start caching below: without clips of your own it first writes the toy world's, and then encodes them. "
            "Your own clips go into data/, or start the app with --data-root.")
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #23183b1d
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #0a8f89bf
 def table_of(seen) -> str:
     "The doctor's table and the problems, as HTML."
     out = facts(seen.facts)
@@ -27,7 +27,7 @@ def table_of(seen) -> str:
     n = len(seen.problems)
     return out + f'<h4 class="jd-sub">{n} problem{"s" if n > 1 else ""}</h4>' + facts(seen.problems, ("where", "what is wrong", "what to do"))
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #a60f5447
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #8aa8d9ae
 def clip_view(shown) -> str:
     "Two players in step, the facts, and both on one time axis, as HTML."
     players = pair([player(shown.original, "Original", "not there any more, or outside of the data root" if shown.original is None else "", step=True),
@@ -35,7 +35,7 @@ def clip_view(shown) -> str:
     picture = f'<img class="jd-sheet" src="{html.escape(file_url(shown.picture))}" alt="Frames and spectrograms over one time axis: the original above, the decoded below">'
     return players + facts(shown.facts) + picture
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #58361633
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #c6d54622
 def job_view(s) -> str:
     "A caching job as HTML."
     bits = [f"{s.done:,} of {s.total:,}" if s.total and s.state == "running" else "", f"{s.left} left" if s.left and s.state == "running" else ""]
@@ -43,7 +43,7 @@ def job_view(s) -> str:
     done = bar(s.done / s.total, f"{s.job}: {s.done} of {s.total}") if s.total and s.state == "running" else ""
     return f'<div class="jd-line">{badge(s.state)}<b>{html.escape(s.job.removeprefix("cache_"))}</b>{soft}</div>{done}<div class="jd-line"><span class="soft">{html.escape(s.message)}</span></div>'
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #58b5bdbf
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #b3131bcf
 class Desk:
     "What the tab can do, as functions of the context; the last table is kept, because reading a large split takes a while."
     def __init__(self, ctx): self.ctx, self.codecs = ctx, Codecs()
@@ -62,7 +62,7 @@ class Desk:
         now = places(self.ctx)
         return gr.Dropdown(now, value=place if place in [v for _, v in now] else now[0][1] if now else None, visible=bool(now))
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #6a38d5d0
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #34208a00
 def _api(desk: Desk) -> list:
     "Endpoints for programs."
     ctx = desk.ctx
@@ -82,7 +82,7 @@ def _api(desk: Desk) -> list:
         return dict(original=link(s.original), decoded=link(s.decoded), picture=link(s.picture), facts=s.facts)
     return [data_places, data_table, data_clip]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #59f02a1a
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #1f477bbb
 def _cache_api(ctx) -> list:
     "Endpoints that cache."
     @guarded
@@ -99,7 +99,7 @@ def _cache_api(ctx) -> list:
         return asdict(cache_status(ctx, job))
     return [cache_start, cache_stop, cache_progress]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #4a24c293
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #1252721b
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     desk, now = Desk(ctx), places(ctx)
@@ -116,7 +116,7 @@ def build(ctx):
     _wire_caching(desk, caching, place)
     for fn in _api(desk) + _cache_api(ctx): gr.api(fn, api_name=fn.__name__)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #cb0cf515
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #b0bf0d7b
 def _caching(ctx) -> dict:
     "The fold that makes latents."
     cfgs, jobs = cache_configs(ctx), cache_jobs(ctx)
@@ -131,7 +131,7 @@ def _caching(ctx) -> dict:
         out["state"] = gr.HTML(job_view(cache_status(ctx, jobs[0])) if jobs else "", padding=False)
     return out
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #4ecb18e5
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #25a525a8
 def _sources(ctx) -> list:
     "Folders of clips that can be cached: also the folder above train/ and val/."
     roots = roots_of(ctx)
@@ -139,7 +139,7 @@ def _sources(ctx) -> list:
     above = [str(Path(f).parent) for f in found if Path(f).name in ("train", "val", "test")]
     return [("as the config says", "")] + [(f, f) for f in dict.fromkeys(above + [f for f in found if Path(f).name not in ("train", "val", "test")])]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #6a337ee2
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #bda5f634
 def _wire(desk: Desk, place, table, clip, shown, steps, back, on):
     quiet = dict(api_visibility="private")
     see = guarded(desk.look)
@@ -151,13 +151,13 @@ def _wire(desk: Desk, place, table, clip, shown, steps, back, on):
     root.load(desk.menu, place, place, show_progress="hidden", **quiet).then(see, place, [table, clip], **quiet).then(guarded(desk.show), [place, clip], shown, **quiet)
     place.change(lambda p: gr.Row(visible=bool(p)), place, steps, show_progress="hidden", **quiet)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #8fcc616d
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #43df7f17
 def _neighbour(desk: Desk, place, clip, d: int):
     "The clip before or after, around the ends."
     ids = [i for _, i in look(desk.ctx, place).clips] if place else []
     return ids[(ids.index(clip) + d) % len(ids)] if clip in ids else (ids[0] if ids else None)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #a5c8710f
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #6dac4e85
 def _wire_caching(desk: Desk, f: dict, place):
     ctx, quiet = desk.ctx, dict(api_visibility="private", show_progress="hidden")
     def go(cfg, split, data_root, cache_dir, more):
@@ -169,7 +169,7 @@ def _wire_caching(desk: Desk, f: dict, place):
     kept = gr.State("")
     ticked = gr.Timer(2).tick(guarded(lambda job, was: _tick(ctx, job, was)), [f["job"], kept], [f["state"], kept, place], queue=False, **quiet)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #75b19aa7
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #b27258fc
 def _tick(ctx, job, was: str):
     "(state line, what this browser saw last, the menu of places)."
     if not job: return gr.skip(), gr.skip(), gr.skip()
