@@ -8,7 +8,7 @@ __all__ = ['TOLERANCE', 'TIMING', 'Matching', 'match_events', 'f1_score', 'Event
            'SceneSync', 'Pool', 'pool', 'sync_of', 'timing_group', 'exchange', 'Chance', 'shuffled', 'ShiftCurve',
            'shift_curve']
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #853afa2f
+# %% ../../nbs/day08_proof/03_sync.ipynb #65813057
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +17,7 @@ import numpy as np
 from .events import SCENES, SHARP, audible_curve, sound_onsets, visible_curve, visible_events
 from .undefined import Undefined, clip_fault, defined
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #47d8ec8b
+# %% ../../nbs/day08_proof/03_sync.ipynb #14e786d8
 TOLERANCE = 1/12  # seconds: one frame of the toy world
 
 def _table(s, h, tolerance):
@@ -30,14 +30,14 @@ def _table(s, h, tolerance):
         best[i + 1, j + 1] = max(a, b)
     return best
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #248118e7
+# %% ../../nbs/day08_proof/03_sync.ipynb #e86fcc0b
 @dataclass
 class Matching:
     "Which seen event goes with which heard one."
     pairs: list      # (index of the seen, index of the heard), in the order of time
     lags: np.ndarray # (len(pairs),) seconds, heard - seen: positive where the sound comes late
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #5c096d4a
+# %% ../../nbs/day08_proof/03_sync.ipynb #8be88c51
 def match_events(
     seen,                # (n,) seconds
     heard,               # (m,) seconds
@@ -54,14 +54,14 @@ def match_events(
     pairs = pairs[::-1]
     return Matching(pairs, np.array([h[q] - s[p] for p, q in pairs]))
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #4e19f566
+# %% ../../nbs/day08_proof/03_sync.ipynb #91cc4b86
 def _share(part, whole, what): return float(part/whole) if whole else Undefined(what)
 
 def f1_score(matched, seen, heard):
     "Harmonic mean of recall and precision; Undefined where there is no event at all."
     return _share(2*matched, seen + heard, "no event is seen or heard")
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #b135d31b
+# %% ../../nbs/day08_proof/03_sync.ipynb #899c9f62
 @dataclass
 class EventSync:
     "How well seen and heard events fit."
@@ -73,7 +73,7 @@ class EventSync:
     n_heard: int
     n_matched: int
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #8521cfd9
+# %% ../../nbs/day08_proof/03_sync.ipynb #ca1b2958
 def event_sync(
     seen,                # (n,) seconds, or Undefined
     heard,               # (m,) seconds, or Undefined
@@ -89,7 +89,7 @@ def event_sync(
     k = len(lags)
     return EventSync(_share(k, n, "no event is seen"), _share(k, m, "no event is heard"), f1_score(k, n, m), lags, n, m, k)
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #95afe352
+# %% ../../nbs/day08_proof/03_sync.ipynb #06c6575f
 @dataclass
 class Track:
     "What was seen and heard in one clip; all that the measures and their controls need."
@@ -100,7 +100,7 @@ class Track:
     seconds: float
     fps: float
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #753b0be6
+# %% ../../nbs/day08_proof/03_sync.ipynb #cfd85ca4
 def track(
     frames,     # (T, H, W, 3) uint8
     wave,       # (samples,) float
@@ -117,7 +117,7 @@ def track(
     n = min(len(v), len(a))
     return Track(scene, "curve", v[:n], a[:n], seconds, fps)
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #92e59da6
+# %% ../../nbs/day08_proof/03_sync.ipynb #50866964
 def part(
     t: Track,                 # or Undefined
     start: float,             # seconds
@@ -130,7 +130,7 @@ def part(
     keep = inside((np.arange(len(t.seen)) + .5)/t.fps)
     return replace(t, seen=t.seen[keep], heard=t.heard[keep])
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #77708222
+# %% ../../nbs/day08_proof/03_sync.ipynb #334186d5
 def correlation(
     a,  # (n,)
     b,  # (n,)
@@ -142,7 +142,7 @@ def correlation(
     if min(a.std(), b.std()) < 1e-6: return Undefined("a curve is constant")
     return float((a*b).mean()/(a.std()*b.std()))
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #c7f8fa5b
+# %% ../../nbs/day08_proof/03_sync.ipynb #ee66fd5e
 def shifted_correlation(
     t: Track,      # of kind "curve"
     offset: float, # seconds by which the sound is delayed
@@ -153,7 +153,7 @@ def shifted_correlation(
     both = (source >= -1e-9) & (source <= n[-1] + 1e-9)
     return correlation(t.seen[both], np.interp(source[both], n, t.heard))
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #840f521d
+# %% ../../nbs/day08_proof/03_sync.ipynb #c2ea6b9f
 def peak(y) -> float:
     "Where a sampled curve is highest, by a parabola through three values; in samples."
     i = int(np.argmax(y))
@@ -161,7 +161,7 @@ def peak(y) -> float:
     l, m, r = y[i - 1:i + 2]
     return i + (.5*(l - r)/(l - 2*m + r) if l - 2*m + r < 0 else 0.)
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #e1b190d1
+# %% ../../nbs/day08_proof/03_sync.ipynb #2da5c3af
 def curve_lag(
     t: Track,       # of kind "curve"
     most: float=.4, # seconds, the largest lag looked for
@@ -174,7 +174,7 @@ def curve_lag(
     if c.max() < least: return Undefined(f"the curves agree nowhere (correlation {c.max():.2f} at best)")
     return float((peak(c) - n)/t.fps)
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #602c6312
+# %% ../../nbs/day08_proof/03_sync.ipynb #ebf2ee7d
 @dataclass
 class ClipSync:
     "How well one clip's picture and sound fit."
@@ -187,7 +187,7 @@ class ClipSync:
     correlation: float | None = None # curve: of the visible and the audible quantity
     lag_s: float | None = None       # curve: seconds by which the sound is late, or Undefined
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #d27c667c
+# %% ../../nbs/day08_proof/03_sync.ipynb #e30247b0
 def track_sync(t: Track, tolerance=TOLERANCE) -> ClipSync: # or Undefined
     "The measure of one track."
     if not defined(t): return t
@@ -197,7 +197,7 @@ def track_sync(t: Track, tolerance=TOLERANCE) -> ClipSync: # or Undefined
     c = correlation(t.seen, t.heard)
     return ClipSync(t.scene, t.kind, correlation=c, lag_s=curve_lag(t)) if defined(c) else c
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #e25a8ece
+# %% ../../nbs/day08_proof/03_sync.ipynb #f1705021
 def clip_sync(
     frames,     # (T, H, W, 3) uint8
     wave,       # (samples,) float
@@ -208,7 +208,7 @@ def clip_sync(
     "How well one clip's picture and sound fit."
     return track_sync(track(frames, wave, fps, rate, scene))
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #c0898335
+# %% ../../nbs/day08_proof/03_sync.ipynb #4f0df6f4
 @dataclass
 class SceneSync:
     "Clips of one scene, or of all scenes of a kind, together. Values may be Undefined; those of the other kind are None."
@@ -228,7 +228,7 @@ class SceneSync:
     @property
     def score(self): return self.f1 if self.kind == "events" else self.correlation
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #91e974cf
+# %% ../../nbs/day08_proof/03_sync.ipynb #e89499f1
 def _interval(scores):
     "2.5 and 97.5 % of those scores that are defined."
     s = [x for x in scores if defined(x)]
@@ -238,7 +238,7 @@ def _median_ms(lags):
     l = [x for x in lags if defined(x)]
     return float(1000*np.median(l)) if l else Undefined("no lag could be measured")
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #eb4ecfb3
+# %% ../../nbs/day08_proof/03_sync.ipynb #9a5de6ea
 def _pool_events(clips, draws):
     counts = np.array([(c.n_matched, c.n_seen, c.n_heard) for c in clips])
     k, n, m = (int(x) for x in counts.sum(0))
@@ -246,21 +246,21 @@ def _pool_events(clips, draws):
     return SceneSync("events", len(clips), n, m, k, _share(k, n, "no event is seen"), _share(k, m, "no event is heard"),
                      f1_score(k, n, m), low=low, high=high, lag_ms=_median_ms(np.concatenate([c.lags for c in clips])))
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #51466e27
+# %% ../../nbs/day08_proof/03_sync.ipynb #f473d798
 def _pool_curves(clips, draws):
     c = np.array([x.correlation for x in clips])
     low, high = _interval(c[draws].mean(1) if len(c) > 1 else [])
     return SceneSync("curve", len(c), correlation=float(c.mean()), correlation_median=float(np.median(c)), low=low, high=high,
                      lag_ms=_median_ms([x.lag_s for x in clips]))
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #60d56f39
+# %% ../../nbs/day08_proof/03_sync.ipynb #568d0a01
 def _together(clips, rounds, seed):
     "`SceneSync` of clips of one kind."
     if not clips: return Undefined("no clip to measure")
     draws = np.random.default_rng(seed).integers(0, len(clips), (rounds, len(clips)))
     return (_pool_events if clips[0].kind == "events" else _pool_curves)(clips, draws)
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #f0923667
+# %% ../../nbs/day08_proof/03_sync.ipynb #de7f5622
 @dataclass
 class Pool:
     "Many clips together."
@@ -272,7 +272,7 @@ class Pool:
     n_undefined: int   # of them without a measure,
     reasons: dict      # and why: reason -> clips
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #a1ea0866
+# %% ../../nbs/day08_proof/03_sync.ipynb #3274e9dc
 def pool(
     clips,              # ClipSync or Undefined, one for each clip
     rounds: int = 1000, # of the bootstrap
@@ -286,7 +286,7 @@ def pool(
     worst = {k: min(x, key=lambda s: scenes[s].score) for k in ("events", "curve") if (x := [s for s in scenes if scenes[s].kind == k])}
     return Pool(scenes, of(lambda c: c.kind == "events"), of(lambda c: c.kind == "curve"), worst, len(clips), sum(why.values()), dict(why))
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #e99f1b12
+# %% ../../nbs/day08_proof/03_sync.ipynb #035ffbe1
 def sync_of(
     tracks,             # Track or Undefined, one for each clip
     rounds: int = 1000,
@@ -295,7 +295,7 @@ def sync_of(
     "`pool` of tracks."
     return pool([track_sync(t) for t in tracks], rounds, seed)
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #4eda392a
+# %% ../../nbs/day08_proof/03_sync.ipynb #b918a2b3
 TIMING = dict(ball="material", mallet="tempo", swell="tempo", rotor="motion") # the attribute that when things happen depends on
 
 def timing_group(
@@ -305,13 +305,13 @@ def timing_group(
     "Clips whose captions say the same about when things happen."
     return f"{scene} {attributes.get(TIMING.get(scene), '')}".strip()
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #d50775ce
+# %% ../../nbs/day08_proof/03_sync.ipynb #7debef8a
 def exchange(t: Track, other: Track) -> Track:
     "The picture of one clip with the sound of another of its scene."
     n = min(len(t.seen), len(other.heard)) if t.kind == "curve" else None
     return replace(t, seen=t.seen[:n], heard=other.heard[:n])
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #d6ae2087
+# %% ../../nbs/day08_proof/03_sync.ipynb #273e6e6c
 def _scores(tracks, offset=0., tolerance=TOLERANCE):
     "(f1 of all events, mean correlation of all curves), each may be Undefined."
     counts, corr = np.zeros(3, int), []
@@ -323,7 +323,7 @@ def _scores(tracks, offset=0., tolerance=TOLERANCE):
     corr = [c for c in corr if defined(c)]
     return f1_score(*counts), float(np.mean(corr)) if corr else Undefined("no curve to compare")
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #28f379e0
+# %% ../../nbs/day08_proof/03_sync.ipynb #fb4658b8
 def _mixed(lots, rng):
     "Every track with the sound of another of its lot."
     out = []
@@ -332,7 +332,7 @@ def _mixed(lots, rng):
         out += [exchange(lot[i], lot[j]) for i, j in zip(o, np.roll(o, 1))]
     return out
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #eef8a148
+# %% ../../nbs/day08_proof/03_sync.ipynb #9732b92c
 @dataclass
 class Chance:
     "What clips score whose sound is another clip's, over many permutations: (mean, low, high) of the 95 % interval."
@@ -346,7 +346,7 @@ def _spread(scores):
     s = [x for x in scores if defined(x)]
     return (float(np.mean(s)), *_interval(s)) if s else Undefined("nothing to exchange")
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #c48ee85c
+# %% ../../nbs/day08_proof/03_sync.ipynb #6a6944d9
 def shuffled(
     tracks,        # Track or Undefined, one for each clip
     groups,        # a label for each: sound is exchanged within equal labels only, see `timing_group`
@@ -354,7 +354,7 @@ def shuffled(
     seed: int = 0,
 ) -> Chance:
     "Chance: the same clips, each with the sound of another of its group."
-    rng, kept = np.random.default_rng(seed), [(t, g) for t, g in zip(tracks, groups, strict=True) if defined(t)]
+    rng, kept = np.random.default_rng(seed), [(t, (t.scene, g)) for t, g in zip(tracks, groups, strict=True) if defined(t)]
     of = {g: [t for t, h in kept if h == g] for g in dict.fromkeys(g for _, g in kept)}
     lots = [lot for lot in of.values() if len(lot) > 1]
     rounds = [_mixed(lots, rng) for _ in range(n)]
@@ -363,7 +363,7 @@ def shuffled(
     return Chance(_spread([b[0] for b in both]), _spread([b[1] for b in both]),
                   {s: scene(s) for s in SCENES if any(lot[0].scene == s for lot in lots)}, n, len(kept) - sum(map(len, lots)))
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #47513ad5
+# %% ../../nbs/day08_proof/03_sync.ipynb #54861d02
 @dataclass
 class ShiftCurve:
     "What the measures say of sound that is delayed on purpose."
@@ -371,7 +371,7 @@ class ShiftCurve:
     f1: list          # of all events; each may be Undefined
     correlation: list # mean over all curves; each may be Undefined
 
-# %% ../../nbs/day08_proof/03_sync.ipynb #4a0ee576
+# %% ../../nbs/day08_proof/03_sync.ipynb #2199fae3
 def shift_curve(
     tracks,    # Track or Undefined, one for each clip
     offsets_s, # seconds by which the sound is delayed
