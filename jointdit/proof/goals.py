@@ -6,12 +6,12 @@
 __all__ = ['Goal', 'at_least', 'ratio', 'of', 'minus', 'percent', 'number', 'sync_goals', 'overlap', 'ablation_goal', 'weakest',
            'caption_goals', 'direction_goals', 'guidance_goal', 'memory_goal', 'goals']
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #05f030f8
+# %% ../../nbs/day08_proof/16_goals.ipynb #7ad78470
 from dataclasses import dataclass
 
 from ..measure.undefined import Undefined, defined
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #afa71495
+# %% ../../nbs/day08_proof/16_goals.ipynb #3b12831a
 @dataclass
 class Goal:
     "One promise, and what became of it."
@@ -26,7 +26,7 @@ def at_least(name: str, value, wanted: float, text: str) -> Goal:
     if not defined(value): return Goal(name, value, wanted, str(value), False)
     return Goal(name, float(value), wanted, text, float(value) >= wanted - 1e-9)
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #4027f732
+# %% ../../nbs/day08_proof/16_goals.ipynb #87844a7a
 def ratio(a, b):
     "a / b, or the reason why there is none."
     for x in (a, b):
@@ -38,7 +38,7 @@ def of(sync, kind: str, name: str):
     "A number of the pooled sync of one kind of scenes (events or curves), or Undefined."
     return x if not defined(x := getattr(sync, kind)) else getattr(x, name)
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #f031ca88
+# %% ../../nbs/day08_proof/16_goals.ipynb #eaf1c9bc
 def minus(text: str) -> str: return text.replace("-", "−")
 
 def percent(x, digits: int = 0) -> str:
@@ -49,7 +49,7 @@ def number(x, digits: int = 2) -> str:
     "A number for people."
     return minus(f"{x:.{digits}f}") if defined(x) else str(x) if isinstance(x, Undefined) else "–"
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #84faabe8
+# %% ../../nbs/day08_proof/16_goals.ipynb #8bcc7fd5
 def sync_goals(p: dict) -> list:
     "Text to both: recall and precision of events, and correlation of curves, as shares of real."
     text, real, out = p["text"]["sync"], p["real"]["sync"], []
@@ -59,7 +59,7 @@ def sync_goals(p: dict) -> list:
     a, b = of(text, "curves", "correlation"), of(real, "curves", "correlation")
     return out + [at_least("Correlation of continuous scenes is at least 0.9 of real", ratio(a, b), .9, f"{number(a)} against {number(b)} of real clips")]
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #0c95a78d
+# %% ../../nbs/day08_proof/16_goals.ipynb #9c3a6d1c
 def overlap(low, high, chance) -> bool:
     "Do two intervals touch?"
     return bool(low <= chance[2] and high >= chance[1])
@@ -74,7 +74,7 @@ def ablation_goal(p: dict) -> Goal:
         says.append(f"{label} {number(x.score)} ({number(x.low)} to {number(x.high)}), chance {number(c[0])} ({number(c[1])} to {number(c[2])})")
     return at_least(name, float(all(good)), 1., "; ".join(says))
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #b4412c7b
+# %% ../../nbs/day08_proof/16_goals.ipynb #9ec93b42
 def weakest(table):
     "(share, name) of the attribute that was read right least often."
     if not defined(table): return table, ""
@@ -89,7 +89,7 @@ def caption_goals(p: dict) -> list:
         out.append(at_least(what, value, bar, "" if not defined(value) else f"weakest: {name}, {percent(value)} of {c[key]['n']} clips"))
     return out
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #60485657
+# %% ../../nbs/day08_proof/16_goals.ipynb #5c3365bb
 def direction_goals(p: dict) -> list:
     "Video to audio and audio to video, events and curves, as shares of real; the lower one counts."
     out, real = [], p["real"]["sync"]
@@ -100,7 +100,7 @@ def direction_goals(p: dict) -> list:
         out.append(at_least(f"{what} reaches at least {percent(bar)} of real's sync", low, bar, f"events {percent(e)}, curves {percent(c)} of real"))
     return out
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #83e57aeb
+# %% ../../nbs/day08_proof/16_goals.ipynb #00864406
 def _three(p):
     "Events, curves and captions of a part; captions only where they were read."
     c = p["captions"]["seen"]
@@ -116,7 +116,7 @@ def guidance_goal(on: dict, off: dict) -> Goal:
     cost = f"{on['cost']['evaluations']} evaluations instead of {off['cost']['evaluations']}"
     return at_least(name, float(min(better) >= 0 and max(better) > 0), 1., f"{said}, at {cost}")
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #b0395017
+# %% ../../nbs/day08_proof/16_goals.ipynb #6defe8d5
 def memory_goal(m) -> Goal:
     "Generated clips are not nearer to the training set than new real ones."
     name = "Clips are no nearer to the training set than new real clips"
@@ -124,7 +124,7 @@ def memory_goal(m) -> Goal:
     return at_least(name, float(not m.copied), 1., f"{m.generated:.3f} against {m.held_out:.3f} of held-out real clips "
                     + minus(f"(difference {m.difference:+.3f}, {m.low:+.3f} to {m.high:+.3f})") + f"; {m.copies} copies")
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #76c5f69f
+# %% ../../nbs/day08_proof/16_goals.ipynb #1ded06bc
 def goals(numbers: dict) -> list:   # of Goal
     "All promises about a checkpoint, from the numbers of a proof."
     p = numbers["parts"]
