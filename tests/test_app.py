@@ -1,22 +1,24 @@
-"The app: it builds, serves, generates through its API, and turns errors into toasts."
-import shutil
+"The app through its API: it generates, stops, queues, refuses, and says what to do."
 import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
-import torch
 
-import gradio as gr
-from gradio_client import Client
-from jointdit.core import JointDiTError, SampleError
-from jointdit.sample.solvers import sample_latents
+from gradio_client import Client, handle_file
+from jointdit.core import JointDiTError, load_json
 from jointdit.studio import app as studio
+from jointdit.studio.context import Studio
 from sample_helpers import copy_assets, toy_dim, write_tiny
 
-ROOT = Path(__file__).resolve().parents[1]
-VALUES = dict(cfg="configs/ui_infer.yaml", ckpt="", meta="", profile=studio.AS_EXPORTED, prompt="a bell", negative="", steps=2, seed=5, fps=None,
-              w_v=1., w_a=1., w_txt=1., w_neg=0., w_img=0., use_image=False)
-fields = lambda **kw: [{**VALUES, **kw}[k] for k in studio.FIELDS]
+WISH = dict(config="configs/ui_infer.yaml", prompt="a bell", steps=2, seed=5)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -31,66 +33,117 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(project):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    app = studio.launch(project, port=port, block=False)
-    yield Client(f"http://127.0.0.1:{port}", verbose=False)
+def app(project):
+    app = studio.launch(project, port=free_port(), block=False)
+    yield app
     app.close()
 
 
-def test_choices(project):
-    c = studio.choices(project)
-    assert c == dict(cfg=["configs/ui_infer.yaml", "configs/day06_infer.yaml"], meta=[], ckpt=["checkpoints/day05_stage_a_x/ckpt_step_000001.pt"])
-    assert studio.choices(project / "nothing") == dict(cfg=[], meta=[], ckpt=[])
+@pytest.fixture(scope="module")
+def client(app): return Client(app.local_url, verbose=False)
 
 
-def test_generates_through_the_api(client, project):
-    video, sheet, card, log = client.predict(*fields(), api_name="/run")
-    path = Path(video["video"] if isinstance(video, dict) else video)
-    assert path.stat().st_size > 500 and path.suffix == ".mp4" and Path(sheet).suffix == ".png"
-    assert card["seed"] == 5 and card["prompt"] == "a bell" and card["settings"]["steps"] == 2
-    assert "evaluations" in log and (project / "outputs/ui_infer/seed005_steps02.mp4").is_file()
+def made(project): return sorted(p.name for p in (project / "outputs/ui_infer").glob("*.mp4"))
+
+
+def test_generates(client, project):
+    live, player, *_ = client.predict(**WISH, api_name="/generate")
+    assert made(project) == ["seed005_steps02.mp4"]
+    card = load_json(project / "outputs/ui_infer/seed005_steps02.json")
+    assert card["seed"] == 5 and card["prompt"] == "a bell" and card["settings"]["steps"] == 2 and card["settings"]["clip"]["image_path"] is None
+
+
+def test_several_seeds_and_a_name_that_is_taken(client, project):
+    client.predict(**{**WISH, "prompt": "a ball", "clips": 2}, api_name="/generate")
+    assert len(made(project)) == 3 and "seed006_steps02.mp4" in made(project)       # seed 5 is taken by the other prompt
 
 
 @pytest.mark.parametrize("change,match", [
-    (dict(use_image=True), "ref_meta"), (dict(prompt="a ball " * 60), "tokens"), (dict(steps=0), "less than minimum")])
-def test_errors_reach_the_browser(client, change, match):
-    with pytest.raises(Exception, match=match): client.predict(*fields(**change), api_name="/run")
+    (dict(direction="image"), "Choose a picture"), (dict(prompt="a ball " * 60), "tokens"), (dict(steps=0), "1 to 1000"), (dict(seed=-7), "from -1"),
+    (dict(checkpoint="checkpoints/none/ckpt.pt"), "no such checkpoint"), (dict(checkpoint="../x.pt"), "x.pt"), (dict(config="configs/../secret.yaml"), "secret"),
+    (dict(config="configs/day06_infer.yaml"), "out_dir|elsewhere"), (dict(config="configs/none.yaml"), "none.yaml"), (dict(direction="like", meta="/etc/passwd"), "passwd"),
+    (dict(w_txt=60.), "-1 to 50"), (dict(direction="extend", prefix=.5), "Choose the clip")])
+def test_errors_say_what_to_do(client, change, match):
+    with pytest.raises(Exception, match=match) as e: client.predict(**{**WISH, **change}, api_name="/generate")
+    assert "Traceback" not in str(e.value)
 
 
-@pytest.mark.parametrize("change", [dict(cfg="configs/../secret.yaml"), dict(ckpt="../x.pt"), dict(meta="/etc/passwd"), dict(cfg="configs/day06_infer.yaml")])
-def test_only_its_own_folders(project, change):
-    with pytest.raises(SampleError, match="only uses files in"): studio.to_request(project, {**VALUES, **change}, env={})
+def test_an_upload_that_is_no_video(client, tmp_path):
+    fake = tmp_path / "fake.mp4"
+    fake.write_text("this is no video")
+    with pytest.raises(Exception, match="fake|video|read|open"): client.predict(**WISH, direction="video", video=handle_file(str(fake)), api_name="/generate")
 
 
-def test_the_page_wins_over_environment_and_file(project):
-    env = dict(JOINTDIT_PROMPT="from env", JOINTDIT_MAX_T="3")
-    s = studio.to_request(project, VALUES, env=env)
-    assert (s.prompt, s.steps, s.seeds, s.knobs.max_t) == ("a bell", 2, [5], 3)
-    said = []
-    s = studio.to_request(project, {**VALUES, "profile": "Conservative"}, said.append, env)
-    assert s.knobs.max_t == 3 and s.knobs.kv_downsample == 8 and any("MAX_T=3" in l for l in said)
+def test_video_to_audio(client, project):
+    clip = project / "outputs/ui_infer/seed005_steps02.mp4"
+    before = len(made(project))
+    client.predict(**{**WISH, "seed": 20}, direction="video", video=handle_file(str(clip)), api_name="/generate")
+    assert len(made(project)) == before + 1
+    card = load_json(project / "outputs/ui_infer/seed020_steps02.json")
+    assert card["direction"] == "video -> audio" and Path(card["settings"]["given_video"]).is_file()
 
 
-def test_stop(project):
-    s = studio.Studio(project)
-    s.stopped.set()
-    with pytest.raises(SampleError, match="stopped"): s.watch(lambda *a, **k: None, 3)(0, 1., {}, {})
+def test_stop_keeps_nothing_and_the_models(client, project, app):
+    kit, before = app.studio.kits.kit, made(project)
+    job = client.submit(**{**WISH, "steps": 500, "seed": 30}, api_name="/generate")
+    began = time.time()
+    while not ((r := app.studio.jobs.now) and r.step) and time.time() - began < 60: time.sleep(.02)
+    step = app.studio.jobs.now.step
+    client.predict(api_name="/stop")
+    job.result(timeout=60)
+    assert app.studio.jobs.kept[-1].state == "stopped" and app.studio.jobs.kept[-1].step <= step + 3
+    assert made(project) == before and app.studio.kits.kit is kit is not None
 
 
-def test_kit_is_kept_until_the_checkpoint_changes(project):
-    s, r = studio.Studio(project), studio.to_request(project, VALUES, env={})
-    kit = s.load(r, lambda line: None)
-    assert s.load(r, lambda line: None) is kit
+def test_two_browsers_wait_for_each_other_and_see_only_their_own(app, project):
+    got, clients = {}, [Client(app.local_url, verbose=False) for _ in range(2)]
+    def go(i): got[i] = clients[i].predict(**{**WISH, "steps": 12, "seed": 40 + i, "prompt": f"a bell {'ab'[i]}"}, api_name="/generate")
+    threads = [threading.Thread(target=go, args=(i,)) for i in range(2)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    runs = list(app.studio.jobs.kept)[-2:]
+    assert [r.state for r in runs] == ["done", "done"] and runs[0].owner != runs[1].owner and runs[1].began >= runs[0].ended - .01
+    for i in range(2): assert f"seed {40 + i}" in str(got[i]) and f"seed {41 - i}" not in str(got[i])
+
+
+def test_the_second_run_samples_within_a_second(client, app):
+    client.predict(**{**WISH, "seed": 50}, api_name="/generate")
+    run = app.studio.jobs.kept[-1]
+    load = [l for l in run.lines if l.startswith("load")]
+    assert not load or float(load[0].split()[1]) < 1.
+
+
+def test_the_same_frames_as_the_command_line(client, project):
+    from jointdit.sample.infer import generate
+    from jointdit.sample.request import load_request
+    client.predict(**{**WISH, "seed": 60, "w_txt": 2.}, api_name="/generate")
+    ours = load_json(project / "outputs/ui_infer/seed060_steps02.json")
+    s = load_request(project / "configs/ui_infer.yaml", dict(ckpt=str(project / "checkpoints/day05_stage_a_x"), prompt="a bell", steps=2, seeds=[60], out_dir=str(project / "outputs/cli")),
+                     ["guidance.weight_txt=2"], say=lambda line: None)
+    theirs = generate(s, say=lambda line: None)[0].card
+    assert ours["content"] == theirs["content"] and ours["files"]["mp4"] == theirs["files"]["mp4"] and ours["request"] == theirs["request"]
+
+
+def test_kit_is_kept_until_the_checkpoint_changes(project, app):
+    from jointdit.sample.request import InferSettings
+    s, kits = InferSettings(prompt="x"), Studio(project).kits
+    kit = kits.get(s, lambda line: None)
+    assert kits.get(s.model_copy(update=dict(steps=9)), lambda line: None) is kit
     write_tiny(project / "checkpoints/day05_stage_a_x", toy_dim())
-    assert s.load(r, lambda line: None) is not kit
+    assert kits.get(s, lambda line: None) is not kit
 
 
-def test_toasts():
-    assert studio.toast(SampleError("too long")).message == "too long"
-    assert "bug" in studio.toast(KeyError("x")).message
+def test_out_of_memory_names_the_knob_and_frees(app, client, monkeypatch):
+    def full(*a, **kw): raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    monkeypatch.setattr("jointdit.sample.infer.sample_latents", full)
+    with pytest.raises(Exception, match="Conservative"): client.predict(**WISH, api_name="/generate")
+    assert app.studio.kits.kit is None
+
+
+def test_every_endpoint_has_a_name_and_types(client):
+    for name, api in client.view_api(return_format="dict")["named_endpoints"].items():
+        assert name.startswith("/") and all(p["parameter_name"] and p["python_type"]["type"] for p in api["parameters"]), name
+    assert not client.view_api(return_format="dict")["unnamed_endpoints"]
 
 
 def test_port_in_use(tmp_path):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_DATA', 'table_of', 'clip_view', 'job_view', 'Desk', 'build']
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #a0f5788b
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #5c347049
 import html
 import gradio as gr
 from dataclasses import asdict
@@ -13,21 +13,22 @@ from pathlib import Path
 from .caching import CacheWish, begin_cache, cache_configs, cache_jobs, cache_status, end_cache
 from .looking import Codecs, look, places, show
 from .paths import roots_of
-from .widgets import badge, bar, empty, facts, file_url, guarded, pair, player
+from .widgets import badge, bar, empty, facts, file_url, guarded, pair, player, problem_list
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #76a830ba
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #109289c4
 NO_DATA = ("There is no data here yet. Start caching below: without clips of your own it first writes the toy world's, and then encodes them. "
            "Your own clips go into data/, or start the app with --data-root.")
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #0a8f89bf
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #f11470e4
 def table_of(seen) -> str:
     "The doctor's table and the problems, as HTML."
-    out = facts(seen.facts)
-    if not seen.problems: return out + '<p class="jd-line"><span class="jd-badge jd-good">no problems found</span></p>'
+    none = [k for k, v in seen.facts if v == "0"]
+    out = facts([r for r in seen.facts if r[1] != "0"] + ([("none are", ", ".join(none))] if none else []))
+    if not seen.problems: return out + '<p class="jd-note"><span class="jd-badge jd-good">no problems found</span></p>'
     n = len(seen.problems)
-    return out + f'<h4 class="jd-sub">{n} problem{"s" if n > 1 else ""}</h4>' + facts(seen.problems, ("where", "what is wrong", "what to do"))
+    return out + f'<h4 class="jd-sub">{n} problem{"s" if n > 1 else ""}</h4>' + problem_list(seen.problems)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #8aa8d9ae
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #81f7a250
 def clip_view(shown) -> str:
     "Two players in step, the facts, and both on one time axis, as HTML."
     players = pair([player(shown.original, "Original", "not there any more, or outside of the data root" if shown.original is None else "", step=True),
@@ -35,7 +36,7 @@ def clip_view(shown) -> str:
     picture = f'<img class="jd-sheet" src="{html.escape(file_url(shown.picture))}" alt="Frames and spectrograms over one time axis: the original above, the decoded below">'
     return players + facts(shown.facts) + picture
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #c6d54622
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #c1084c9e
 def job_view(s) -> str:
     "A caching job as HTML."
     bits = [f"{s.done:,} of {s.total:,}" if s.total and s.state == "running" else "", f"{s.left} left" if s.left and s.state == "running" else ""]
@@ -43,7 +44,7 @@ def job_view(s) -> str:
     done = bar(s.done / s.total, f"{s.job}: {s.done} of {s.total}") if s.total and s.state == "running" else ""
     return f'<div class="jd-line">{badge(s.state)}<b>{html.escape(s.job.removeprefix("cache_"))}</b>{soft}</div>{done}<div class="jd-line"><span class="soft">{html.escape(s.message)}</span></div>'
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #b3131bcf
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #0389de2e
 class Desk:
     "What the tab can do, as functions of the context; the last table is kept, because reading a large split takes a while."
     def __init__(self, ctx): self.ctx, self.codecs = ctx, Codecs()
@@ -62,7 +63,7 @@ class Desk:
         now = places(self.ctx)
         return gr.Dropdown(now, value=place if place in [v for _, v in now] else now[0][1] if now else None, visible=bool(now))
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #34208a00
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #19cff83e
 def _api(desk: Desk) -> list:
     "Endpoints for programs."
     ctx = desk.ctx
@@ -82,7 +83,7 @@ def _api(desk: Desk) -> list:
         return dict(original=link(s.original), decoded=link(s.decoded), picture=link(s.picture), facts=s.facts)
     return [data_places, data_table, data_clip]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #1f477bbb
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #3053a3cb
 def _cache_api(ctx) -> list:
     "Endpoints that cache."
     @guarded
@@ -99,7 +100,7 @@ def _cache_api(ctx) -> list:
         return asdict(cache_status(ctx, job))
     return [cache_start, cache_stop, cache_progress]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #1252721b
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #735af5c5
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     desk, now = Desk(ctx), places(ctx)
@@ -116,7 +117,7 @@ def build(ctx):
     _wire_caching(desk, caching, place)
     for fn in _api(desk) + _cache_api(ctx): gr.api(fn, api_name=fn.__name__)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #b0bf0d7b
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #1a5a4793
 def _caching(ctx) -> dict:
     "The fold that makes latents."
     cfgs, jobs = cache_configs(ctx), cache_jobs(ctx)
@@ -131,7 +132,7 @@ def _caching(ctx) -> dict:
         out["state"] = gr.HTML(job_view(cache_status(ctx, jobs[0])) if jobs else "", padding=False)
     return out
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #25a525a8
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #1afebbc9
 def _sources(ctx) -> list:
     "Folders of clips that can be cached: also the folder above train/ and val/."
     roots = roots_of(ctx)
@@ -139,7 +140,7 @@ def _sources(ctx) -> list:
     above = [str(Path(f).parent) for f in found if Path(f).name in ("train", "val", "test")]
     return [("as the config says", "")] + [(f, f) for f in dict.fromkeys(above + [f for f in found if Path(f).name not in ("train", "val", "test")])]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #bda5f634
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #da94f64f
 def _wire(desk: Desk, place, table, clip, shown, steps, back, on):
     quiet = dict(api_visibility="private")
     see = guarded(desk.look)
@@ -147,17 +148,18 @@ def _wire(desk: Desk, place, table, clip, shown, steps, back, on):
     clip.input(guarded(desk.show), [place, clip], shown, **quiet)
     for button, d in ((back, -1), (on, 1)):
         button.click(guarded(lambda p, c, d=d: _neighbour(desk, p, c, d)), [place, clip], clip, show_progress="hidden", **quiet).then(guarded(desk.show), [place, clip], shown, **quiet)
-    root = gr.context.Context.root_block
-    root.load(desk.menu, place, place, show_progress="hidden", **quiet).then(see, place, [table, clip], **quiet).then(guarded(desk.show), [place, clip], shown, **quiet)
+    here = desk.ctx.ui.get("tab_data_tab")
+    opened = here.select if here else gr.context.Context.root_block.load      # not before somebody looks: decoding takes the processor from others
+    opened(desk.menu, place, place, show_progress="hidden", **quiet).then(see, place, [table, clip], **quiet).then(guarded(desk.show), [place, clip], shown, **quiet)
     place.change(lambda p: gr.Row(visible=bool(p)), place, steps, show_progress="hidden", **quiet)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #43df7f17
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #c796d7ae
 def _neighbour(desk: Desk, place, clip, d: int):
     "The clip before or after, around the ends."
     ids = [i for _, i in look(desk.ctx, place).clips] if place else []
     return ids[(ids.index(clip) + d) % len(ids)] if clip in ids else (ids[0] if ids else None)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #6dac4e85
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #28d79bd9
 def _wire_caching(desk: Desk, f: dict, place):
     ctx, quiet = desk.ctx, dict(api_visibility="private", show_progress="hidden")
     def go(cfg, split, data_root, cache_dir, more):
@@ -169,7 +171,7 @@ def _wire_caching(desk: Desk, f: dict, place):
     kept = gr.State("")
     ticked = gr.Timer(2).tick(guarded(lambda job, was: _tick(ctx, job, was)), [f["job"], kept], [f["state"], kept, place], queue=False, **quiet)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #b27258fc
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #d580a359
 def _tick(ctx, job, was: str):
     "(state line, what this browser saw last, the menu of places)."
     if not job: return gr.skip(), gr.skip(), gr.skip()

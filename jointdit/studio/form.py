@@ -7,7 +7,7 @@ __all__ = ['AS_EXPORTED', 'SETTINGS', 'FIELDS', 'DIRECTIONS', 'PLAIN', 'NEEDS', 
            'keep_upload', 'missing', 'seeds_of', 'to_settings', 'from_settings', 'in_page_words', 'out_of_memory',
            'words', 'field_of']
 
-# %% ../../nbs/day09_studio/23_form.ipynb #bc2274c4
+# %% ../../nbs/day09_studio/23_form.ipynb #48d09324
 import os, random, re, shutil
 from pathlib import Path
 from ..core import JointDiTError, SampleError, explain, file_hash
@@ -15,7 +15,7 @@ from ..sample.request import InferSettings, direction
 from ..settings import PROFILES, apply_profile, load_settings
 from .paths import check_settings, listed, roots_of
 
-# %% ../../nbs/day09_studio/23_form.ipynb #7a9f9e75
+# %% ../../nbs/day09_studio/23_form.ipynb #376c55bc
 AS_EXPORTED = "as exported"
 SETTINGS = dict(   # field -> (setting, label)
     prompt=("prompt", "Prompt"), negative=("negative_prompt", "Negative prompt"), steps=("steps", "Steps"), seed=("seeds", "Seed"),
@@ -26,20 +26,20 @@ SETTINGS = dict(   # field -> (setting, label)
     rescale=("guidance.rescale", "Rescale"), meta=("ref_meta", "Cached clip"), checkpoint=("ckpt", "Checkpoint"),
     image=("clip.image_path", "Picture"), video=("given_video", "Video"), audio=("given_audio", "Sound"))
 
-# %% ../../nbs/day09_studio/23_form.ipynb #4bbbe0ca
+# %% ../../nbs/day09_studio/23_form.ipynb #3f5943ba
 FIELDS = ["config", "checkpoint", "profile", "direction", "prompt", "negative", "image", "video", "audio", "meta", "start", "prefix", "steps", "seed",
           "clips", "fps", "seconds", "solver", "guidance", "w_v", "w_a", "w_txt", "w_neg", "w_img", "rescale"]
 DIRECTIONS = dict(text="Text → both", image="Image → both", video="Video → audio", audio="Audio → video", extend="Continue a clip", like="Like a cached clip")
 PLAIN = ("prompt", "negative", "solver", "guidance", "w_v", "w_a", "w_txt", "w_neg", "w_img", "rescale")    # copied as they are
 
-# %% ../../nbs/day09_studio/23_form.ipynb #f0033565
+# %% ../../nbs/day09_studio/23_form.ipynb #e86f388b
 def configs(ctx) -> list[str]:
     "Configs for sampling, as paths from the project: the app's own first."
     roots = roots_of(ctx)
     found = [roots.short(p) for p in listed(roots, "configs", "*infer*.yaml")]
     return sorted(found, key=lambda p: (Path(p).name != "ui_infer.yaml", p))
 
-# %% ../../nbs/day09_studio/23_form.ipynb #441c636f
+# %% ../../nbs/day09_studio/23_form.ipynb #257426ff
 def metas(ctx, most=500) -> list[tuple[str, str]]:
     "(caption, path) of cached clips: those with a picture of their first frame can be imitated."
     from jointdit.core import load_json
@@ -53,7 +53,7 @@ def metas(ctx, most=500) -> list[tuple[str, str]]:
             out.append((f"{said.get('caption') or said.get('id')}  ({p.parent.name}, {p.stem})", p.as_posix()))
     return out
 
-# %% ../../nbs/day09_studio/23_form.ipynb #ac6dd6fd
+# %% ../../nbs/day09_studio/23_form.ipynb #a7b68504
 def keep_upload(ctx, path, what: str) -> str | None:
     "A given file, kept in the project's uploads. Raises PathRefused, SampleError."
     if not path: return None
@@ -66,12 +66,12 @@ def keep_upload(ctx, path, what: str) -> str | None:
         os.replace(kept.with_suffix(".part"), kept)
     return str(kept)
 
-# %% ../../nbs/day09_studio/23_form.ipynb #013904ea
+# %% ../../nbs/day09_studio/23_form.ipynb #c6704662
 NEEDS = dict(image=("image", "Choose a picture to start from, or another direction."), video=("video", "Choose a video that gets a sound, or take an example below."),
              audio=("audio", "Choose a sound, or a video with sound, that gets a picture."), extend=("video", "Choose the clip to continue."),
              like=("meta", "Choose a cached clip. If there is none, make a cache first (Data)."))
 
-# %% ../../nbs/day09_studio/23_form.ipynb #8993b56e
+# %% ../../nbs/day09_studio/23_form.ipynb #8f9a542f
 def missing(values: dict) -> dict[str, str]:
     "Field -> what is wrong with it, as far as it shows without loading anything."
     v, out = values, {}
@@ -81,13 +81,14 @@ def missing(values: dict) -> dict[str, str]:
     def bounds(name, low, high, empty):
         if v[name] is None and empty: return
         if not number(v[name]) or not low <= v[name] <= high: out[name] = f"A number from {low:g} to {high:g}{', or empty' if empty else ''}."
-    for args in (("steps", 1, 1000, False), ("seed", -1, 2**31, False), ("clips", 1, 64, False), ("fps", 1, 120, True), ("seconds", .1, 600, True), ("start", 0, 36000, True)): bounds(*args)
+    for args in (("steps", 1, 1000, False), ("seed", -1, 2**31, False), ("clips", 1, 64, False), ("fps", 1, 120, True), ("seconds", .1, 600, True), ("start", 0, 36000, True), ("rescale", 0, 1, False),
+                 *((w, -1, 50, False) for w in ("w_v", "w_a", "w_txt", "w_neg", "w_img"))): bounds(*args)
     if v["direction"] == "extend": bounds("prefix", .04, 600, False)
     if not v["config"]: out["config"] = "No config: start the app in the project's folder, where configs/ lies."
     if len(v["prompt"] or "") > 2000: out["prompt"] = "Too long: a sentence or two is what the model reads."
     return out
 
-# %% ../../nbs/day09_studio/23_form.ipynb #442eea30
+# %% ../../nbs/day09_studio/23_form.ipynb #0501c464
 def _given(ctx, v: dict) -> dict:
     "The settings of the direction; everything that does not belong to it is set to nothing."
     d, keep = v["direction"], lambda k: keep_upload(ctx, v[k], SETTINGS[k][1])
@@ -100,7 +101,7 @@ def _given(ctx, v: dict) -> dict:
     if d == "extend": out["prefix_seconds"] = float(v["prefix"])
     return {k: "" if x is None else x for k, x in out.items()}
 
-# %% ../../nbs/day09_studio/23_form.ipynb #0f071ed2
+# %% ../../nbs/day09_studio/23_form.ipynb #2470d509
 def _relative(ctx, path) -> str:
     "A path as the command line would say it: from the folder where the app was started, if it lies there."
     try: return str(Path(path).resolve().relative_to(Path.cwd().resolve())) if path else ""
@@ -110,14 +111,14 @@ def _has_frame(meta) -> bool:
     from jointdit.core import load_json
     return bool(load_json(meta).get("img_firstframe"))
 
-# %% ../../nbs/day09_studio/23_form.ipynb #8e15f227
+# %% ../../nbs/day09_studio/23_form.ipynb #b599e56c
 def seeds_of(values: dict) -> list[int]:
     "The seeds of a run: -1 draws one; several clips count on from it."
     first = int(values["seed"])
     if first < 0: first = random.SystemRandom().randrange(10**6)
     return [first + i for i in range(int(values["clips"] or 1))]
 
-# %% ../../nbs/day09_studio/23_form.ipynb #4b53479e
+# %% ../../nbs/day09_studio/23_form.ipynb #163bdfdc
 def to_settings(ctx, values: dict, say=print, env=None) -> InferSettings:
     "The settings that the form means. Raises JointDiTError."
     env = dict(os.environ if env is None else env)
@@ -134,7 +135,7 @@ def to_settings(ctx, values: dict, say=print, env=None) -> InferSettings:
     check_settings(roots, s)
     return s
 
-# %% ../../nbs/day09_studio/23_form.ipynb #cc6a76d4
+# %% ../../nbs/day09_studio/23_form.ipynb #a32f9954
 def from_settings(ctx, s: InferSettings) -> dict:
     "The fields of a request, all but config and profile."
     way = {"video -> audio": "video", "audio -> video": "audio", "continuation": "extend", "image -> both": "image"}.get(direction(s), "text")
@@ -147,13 +148,13 @@ def from_settings(ctx, s: InferSettings) -> dict:
         meta=_known(ctx, s.ref_meta, known), start=s.given_start, prefix=s.prefix_seconds, steps=s.steps, seed=s.seeds[0], clips=len(s.seeds),
         fps=float(s.mp4_fps) if s.mp4_fps else None, seconds=s.seconds)
 
-# %% ../../nbs/day09_studio/23_form.ipynb #5347dab0
+# %% ../../nbs/day09_studio/23_form.ipynb #dd08c02b
 def _known(ctx, path, known) -> str:
     "The name under which a menu offers a path, or nothing."
     same = lambda p: Path(p).resolve() == Path(path).resolve()
     return next((p for p in known if path and same(p)), "")
 
-# %% ../../nbs/day09_studio/23_form.ipynb #7ac733f2
+# %% ../../nbs/day09_studio/23_form.ipynb #7d8711b8
 MEMORY = "Not enough memory for this run. Choose the memory profile Conservative, a shorter duration, or one clip at a time; the models were unloaded."
 
 def in_page_words(text: str) -> str:
@@ -162,21 +163,21 @@ def in_page_words(text: str) -> str:
     for setting, label in sorted(SETTINGS.values(), key=lambda x: -len(x[0])): text = re.sub(rf"^{re.escape(setting)}\b( = [^:]*)?:", f"{label}:", text)
     return text.replace("(--ckpt chooses another)", "").replace("Set it (for example", "(for example")
 
-# %% ../../nbs/day09_studio/23_form.ipynb #e94c0721
+# %% ../../nbs/day09_studio/23_form.ipynb #245caede
 def out_of_memory(e: BaseException) -> bool:
     "Is this any of the ways in which memory runs out?"
     import torch
     said = str(e).lower()
     return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or (isinstance(e, RuntimeError) and any(w in said for w in ("can't allocate memory", "out of memory", "not enough memory")))
 
-# %% ../../nbs/day09_studio/23_form.ipynb #cbf96c93
+# %% ../../nbs/day09_studio/23_form.ipynb #be5d7d2a
 def words(e: BaseException) -> str | None:
     "What the page says about an error; None for a bug of ours."
     if out_of_memory(e): return MEMORY
     said = explain(e)
     return None if said is None else in_page_words(said)
 
-# %% ../../nbs/day09_studio/23_form.ipynb #1eba0b1c
+# %% ../../nbs/day09_studio/23_form.ipynb #98c0bbd7
 HINTS = dict(prompt=("tokens", "the prompt "), video=("no picture to start", "no sound to start", "is no video", "cannot be read", "cannot be opened"), seconds=("asked for, but its", "lies at or behind"),
              checkpoint=("checkpoint",), meta=("ref_meta", "cached"), profile=("memory",))
 
