@@ -185,7 +185,7 @@ def _batch(c: Context | None, B: int, device) -> Context | None:
     return None if c is None else c.expand(B).to(device)
 
 # %% ../../nbs/day06_sampler/01_solvers.ipynb #cb5872f1
-@torch.inference_mode()
+@torch.no_grad()    # not inference_mode: the model keeps tables of positions, and training may go on with them
 def sample_latents(
     model,  # JointDiT, in eval mode
     clock,  # Timeline of the clips
