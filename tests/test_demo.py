@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jointdit.core import load_json
+from jointdit.core import CheckpointError, load_json
 from jointdit.data.media import probe, write_video
 from jointdit.demo import Demo, Plan, Shown, clip_html, hms
 from jointdit.toyworld import make_clip
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo")
-    demo = Demo(minutes=.1, out=root / "out", clips=8, val=4, steps=2, prompts=["a large red metal ball bounces"], root=root)
+    demo = Demo(minutes=.1, out=root / "out", clips=8, val=4, steps=2, prompts=["a large red metal ball bounces"], root=root, looks=4)
     return demo, demo.run()
 
 
@@ -39,6 +39,19 @@ def test_the_page_shows_both_stages_and_every_direction(toy):
     text = toy[1].read_text()
     for said in ("loss_A.png", "loss_B.png", "text → both", "image → both", "video → audio", "audio → video", "continuation", "make ui"):
         assert said in text, said
+
+
+def test_sync_is_measured_before_and_after(toy):
+    demo, page = toy
+    looks = load_json(demo.out / "state.json")["sync"]
+    assert list(looks) == ["real clips", "before training", "after 0.1 minutes"] and looks["real clips"]["sync_f1"] > .8
+    assert "Does the sound come at the right moment?" in page.read_text()
+
+
+def test_a_start_that_is_not_there_is_said_before_anything_is_made(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint"): Demo(start=str(tmp_path / "none.pt"), out=tmp_path / "out", root=tmp_path).run()
+    assert not (tmp_path / "data").exists()
+    assert [k for k, _ in Demo(start="shipped").stages] == ["B"] and "stage A" not in Demo(start="shipped").plan().estimates
 
 
 def test_a_finished_demo_starts_anew_and_an_unfinished_one_goes_on(toy, capsys):

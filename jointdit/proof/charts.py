@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHART_CSS', 'tag', 'word', 'drawing', 'Dot', 'dot_chart', 'line_chart', 'histogram', 'strip']
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #5fbce25e
+# %% ../../nbs/day08_proof/17_charts.ipynb #99c8e2d4
 import html
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..measure.sync import Track, match_events
 from ..measure.undefined import defined
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #1125a407
+# %% ../../nbs/day08_proof/17_charts.ipynb #6c086432
 CHART_CSS = """:root{--seen:#2463c4;--heard:#c2570c;--chance:#c3cad4;--good:#1a7f4b;--bad:#c0392b;--grid:#e3e8ee;--ink:#1d2430;--soft:#5b6878}
 @media(prefers-color-scheme:dark){:root{--seen:#6ea8ff;--heard:#ff9d52;--chance:#4b5766;--good:#4cc38a;--bad:#ff7b6b;--grid:#2a333e;--ink:#dfe5ec;--soft:#9aa7b6}}
 svg{display:block;width:100%;height:auto;overflow:visible}svg text{font:12px system-ui,sans-serif;fill:var(--ink)}svg .soft{fill:var(--soft)}
@@ -22,7 +22,7 @@ svg .grid{stroke:var(--grid)}svg .seen{stroke:var(--seen)}svg .heard{stroke:var(
 svg .fseen{fill:var(--seen)}svg .fheard{fill:var(--heard)}svg .freal{fill:var(--soft)}svg .chance{fill:var(--chance)}svg .fbad{fill:var(--bad)}
 svg .line{fill:none;stroke-width:2}svg .head{stroke:var(--ink);stroke-width:1;opacity:.55}"""
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #acf4fec8
+# %% ../../nbs/day08_proof/17_charts.ipynb #a03ab5eb
 def tag(name: str, inner: str = "", **attributes) -> str:
     "One SVG element; `class_` becomes class, underscores become dashes."
     said = "".join(f' {k.rstrip("_").replace("_", "-")}="{f"{v:.2f}".rstrip("0").rstrip(".") if isinstance(v, float) else html.escape(str(v), quote=True)}"' for k, v in attributes.items())
@@ -36,7 +36,7 @@ def drawing(w: int, h: int, body: list, label: str) -> str:
     "A picture with a description for those who cannot see it."
     return f'<svg viewBox="0 0 {w} {h}" role="img" aria-label="{html.escape(label, quote=True)}">{"".join(body)}</svg>'
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #63444132
+# %% ../../nbs/day08_proof/17_charts.ipynb #97ae9d4e
 @dataclass
 class Dot:
     "One row: a value with its interval, over the interval of chance."
@@ -47,13 +47,13 @@ class Dot:
     chance: tuple = None    # (low, high), or None
     kind: str = "seen"      # colour: seen, heard, real
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #edb954e3
+# %% ../../nbs/day08_proof/17_charts.ipynb #776603d4
 def _axis(x, y, ticks, bottom, fmt="{:g}") -> list:
     "Vertical lines with their numbers under them."
     return [tag("line", x1=x(t), x2=x(t), y1=float(y), y2=float(bottom), class_="grid") for t in ticks] + [
         word(x(t), bottom + 14, fmt.format(t), text_anchor="middle", class_="soft") for t in ticks]
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #262bf799
+# %% ../../nbs/day08_proof/17_charts.ipynb #15be7124
 def _row(d: Dot, x, y: float) -> list:
     "The marks of one row; what is undefined says so."
     out = [word(x(0) - 10, y + 4, d.label, text_anchor="end")]
@@ -62,7 +62,7 @@ def _row(d: Dot, x, y: float) -> list:
     if defined(d.low) and defined(d.high): out.append(tag("line", x1=x(max(d.low, 0)), x2=x(d.high), y1=y, y2=y, class_=d.kind, stroke_width=2))
     return out + [tag("circle", cx=x(max(d.value, 0)), cy=y, r=4.5, class_=f"f{d.kind}"), word(x(1) + 12, y + 4, f"{d.value:.2f}".replace("-", "−"), class_="soft")]
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #02c2782a
+# %% ../../nbs/day08_proof/17_charts.ipynb #f68ded40
 def dot_chart(rows: list, title: str, left: int = 220, wide: int = 620) -> str:
     "Rows of dots from 0 to 1; values under 0 are drawn at 0, their number stands beside."
     x = lambda v: left + float(v) * (wide - left - 50)
@@ -70,7 +70,7 @@ def dot_chart(rows: list, title: str, left: int = 220, wide: int = 620) -> str:
     body = [word(x(0), 14, title, font_weight=600)] + _axis(x, 22, (0, .25, .5, .75, 1), bottom)
     return drawing(wide, bottom + 22, body + [m for i, d in enumerate(rows) for m in _row(d, x, 38. + 24 * i)], title)
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #56db5f39
+# %% ../../nbs/day08_proof/17_charts.ipynb #9e011ae7
 def _path(xs, ys, x, y) -> str:
     "The path of a line; it is lifted where a value is missing."
     out, pen = [], "M"
@@ -79,14 +79,14 @@ def _path(xs, ys, x, y) -> str:
         out.append(f"{pen}{x(a):.1f} {y(b):.1f}"); pen = "L"
     return "".join(out)
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #5588b8ec
+# %% ../../nbs/day08_proof/17_charts.ipynb #97585d1b
 def _spaced(at, apart=13.) -> list:
     "The same heights, moved so that labels do not overlap."
     order, out = sorted(range(len(at)), key=at.__getitem__), list(at)
     for a, b in zip(order, order[1:]): out[b] = max(out[b], out[a] + apart)
     return out
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #d6ff2d5e
+# %% ../../nbs/day08_proof/17_charts.ipynb #c17bd802
 def line_chart(
     xs,               # where
     lines: dict,      # name -> (values, colour)
@@ -105,7 +105,7 @@ def line_chart(
         body += [tag("path", d=_path(xs, ys, x, y), class_=f"line {kind}"), word(x(xs[-1]) + 8, end + 4, name, class_=f"f{kind}")]
     return drawing(wide, 192, body, title)
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #f9659ba6
+# %% ../../nbs/day08_proof/17_charts.ipynb #8015dbe0
 def histogram(series: dict, edges, title: str, unit: str, ticks=(), wide: int = 620) -> str:
     "Shares of values between edges; series: name -> (values, colour), drawn over each other as steps."
     x = lambda v: 34 + (float(v) - edges[0]) / (edges[-1] - edges[0]) * (wide - 190)
@@ -117,7 +117,7 @@ def histogram(series: dict, edges, title: str, unit: str, ticks=(), wide: int = 
         body += [tag("path", d=f"M{x(edges[0]):.1f} 140{steps}L{x(edges[-1]):.1f} 140", class_=f"line {kind}"), word(x(edges[-1]) + 8, 44 + 16 * i, f"{k} ({len(v)})", class_=f"f{kind}")]
     return drawing(wide, 160, body, title)
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #eee8385d
+# %% ../../nbs/day08_proof/17_charts.ipynb #b77af998
 def _events_strip(t: Track, x) -> list:
     "Seen moments above, heard ones below, pairs joined."
     pairs = match_events(t.seen, t.heard).pairs
@@ -126,7 +126,7 @@ def _events_strip(t: Track, x) -> list:
     return ([tag("line", x1=x(t.seen[i]), y1=14., x2=x(t.heard[j]), y2=24., class_="real") for i, j in pairs]
             + [mark(v, 2., i in seen, "seen") for i, v in enumerate(t.seen)] + [mark(v, 24., i in heard, "heard") for i, v in enumerate(t.heard)])
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #02cafcb1
+# %% ../../nbs/day08_proof/17_charts.ipynb #8a68d6f1
 def _curve_strip(t: Track, x) -> list:
     "Both quantities, each scaled to its own range."
     def line(c, kind):
@@ -135,7 +135,7 @@ def _curve_strip(t: Track, x) -> list:
         return tag("path", d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in at), class_=f"line {kind}")
     return [line(t.seen, "seen"), line(t.heard, "heard")]
 
-# %% ../../nbs/day08_proof/17_charts.ipynb #63425c3d
+# %% ../../nbs/day08_proof/17_charts.ipynb #5aac6395
 def strip(t, wide: int = 240, seconds: float = 2.) -> str:
     "What was seen (blue) and heard (orange) in one clip; red stands alone."
     x = lambda v: float(v) / seconds * wide

@@ -6,12 +6,12 @@
 __all__ = ['Goal', 'at_least', 'ratio', 'of', 'minus', 'percent', 'number', 'sync_goals', 'overlap', 'ablation_goal', 'weakest',
            'caption_goals', 'direction_goals', 'guidance_goal', 'memory_goal', 'goals']
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #7ad78470
+# %% ../../nbs/day08_proof/16_goals.ipynb #00c81aaf
 from dataclasses import dataclass
 
 from ..measure.undefined import Undefined, defined
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #3b12831a
+# %% ../../nbs/day08_proof/16_goals.ipynb #e1a57e62
 @dataclass
 class Goal:
     "One promise, and what became of it."
@@ -26,7 +26,7 @@ def at_least(name: str, value, wanted: float, text: str) -> Goal:
     if not defined(value): return Goal(name, value, wanted, str(value), False)
     return Goal(name, float(value), wanted, text, float(value) >= wanted - 1e-9)
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #87844a7a
+# %% ../../nbs/day08_proof/16_goals.ipynb #8a30e5a0
 def ratio(a, b):
     "a / b, or the reason why there is none."
     for x in (a, b):
@@ -38,7 +38,7 @@ def of(sync, kind: str, name: str):
     "A number of the pooled sync of one kind of scenes (events or curves), or Undefined."
     return x if not defined(x := getattr(sync, kind)) else getattr(x, name)
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #eaf1c9bc
+# %% ../../nbs/day08_proof/16_goals.ipynb #fc5e15c8
 def minus(text: str) -> str: return text.replace("-", "−")
 
 def percent(x, digits: int = 0) -> str:
@@ -49,7 +49,7 @@ def number(x, digits: int = 2) -> str:
     "A number for people."
     return minus(f"{x:.{digits}f}") if defined(x) else str(x) if isinstance(x, Undefined) else "–"
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #8bcc7fd5
+# %% ../../nbs/day08_proof/16_goals.ipynb #6acfd7a8
 def sync_goals(p: dict) -> list:
     "Text to both: recall and precision of events, and correlation of curves, as shares of real."
     text, real, out = p["text"]["sync"], p["real"]["sync"], []
@@ -59,7 +59,7 @@ def sync_goals(p: dict) -> list:
     a, b = of(text, "curves", "correlation"), of(real, "curves", "correlation")
     return out + [at_least("Correlation of continuous scenes is at least 0.9 of real", ratio(a, b), .9, f"{number(a)} against {number(b)} of real clips")]
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #9c3a6d1c
+# %% ../../nbs/day08_proof/16_goals.ipynb #11bd29e9
 def overlap(low, high, chance) -> bool:
     "Do two intervals touch?"
     return bool(low <= chance[2] and high >= chance[1])
@@ -74,22 +74,22 @@ def ablation_goal(p: dict) -> Goal:
         says.append(f"{label} {number(x.score)} ({number(x.low)} to {number(x.high)}), chance {number(c[0])} ({number(c[1])} to {number(c[2])})")
     return at_least(name, float(all(good)), 1., "; ".join(says))
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #9ec93b42
+# %% ../../nbs/day08_proof/16_goals.ipynb #fee7cd2a
 def weakest(table):
-    "(share, name) of the attribute that was read right least often."
-    if not defined(table): return table, ""
+    "(share, name, clips) of the attribute that was read right least often."
+    if not defined(table): return table, "", 0
     name = min(table["attributes"], key=lambda a: table["attributes"][a].value)
-    return table["attributes"][name].value, name
+    return table["attributes"][name].value, name, table["attributes"][name].n
 
 def caption_goals(p: dict) -> list:
     "Every attribute of captions whose combination training had, and of those that it never saw."
     out, c = [], p["text"]["captions"]
     for key, bar, what in (("seen", .95, "Every caption attribute is right in at least 95 % of clips"), ("held_out", .85, "In combinations never trained, at least 85 %")):
-        value, name = weakest(c[key])
-        out.append(at_least(what, value, bar, "" if not defined(value) else f"weakest: {name}, {percent(value)} of {c[key]['n']} clips"))
+        value, name, n = weakest(c[key])
+        out.append(at_least(what, value, bar, "" if not defined(value) else f"weakest: {name}, {percent(value)} of {n} clips"))
     return out
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #5c3365bb
+# %% ../../nbs/day08_proof/16_goals.ipynb #b55e323b
 def direction_goals(p: dict) -> list:
     "Video to audio and audio to video, events and curves, as shares of real; the lower one counts."
     out, real = [], p["real"]["sync"]
@@ -100,7 +100,7 @@ def direction_goals(p: dict) -> list:
         out.append(at_least(f"{what} reaches at least {percent(bar)} of real's sync", low, bar, f"events {percent(e)}, curves {percent(c)} of real"))
     return out
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #00864406
+# %% ../../nbs/day08_proof/16_goals.ipynb #2d3598b1
 def _three(p):
     "Events, curves and captions of a part; captions only where they were read."
     c = p["captions"]["seen"]
@@ -116,7 +116,7 @@ def guidance_goal(on: dict, off: dict) -> Goal:
     cost = f"{on['cost']['evaluations']} evaluations instead of {off['cost']['evaluations']}"
     return at_least(name, float(min(better) >= 0 and max(better) > 0), 1., f"{said}, at {cost}")
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #6defe8d5
+# %% ../../nbs/day08_proof/16_goals.ipynb #1754848d
 def memory_goal(m) -> Goal:
     "Generated clips are not nearer to the training set than new real ones."
     name = "Clips are no nearer to the training set than new real clips"
@@ -124,7 +124,7 @@ def memory_goal(m) -> Goal:
     return at_least(name, float(not m.copied), 1., f"{m.generated:.3f} against {m.held_out:.3f} of held-out real clips "
                     + minus(f"(difference {m.difference:+.3f}, {m.low:+.3f} to {m.high:+.3f})") + f"; {m.copies} copies")
 
-# %% ../../nbs/day08_proof/16_goals.ipynb #1ded06bc
+# %% ../../nbs/day08_proof/16_goals.ipynb #c2cec824
 def goals(numbers: dict) -> list:   # of Goal
     "All promises about a checkpoint, from the numbers of a proof."
     p = numbers["parts"]
