@@ -5,7 +5,7 @@ __all__ = ['EVERY', 'KINDS', 'TIMED', 'HEAR', 'readable', 'label', 'load_codecs'
            'wear_frames', 'wear_waves', 'reading_loss', 'sync_loss', 'judge_loss', 'judge_step', 'rate', 'fit_judge',
            'judge_clips', 'score_table', 'judge_score', 'judge_report', 'train_judge']
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #2c019cc0
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #3dc6bb26
 import math, time
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from .judge import Judge, caption_accuracy, save_judge
 from .judge_net import AUDIBLE, QUESTIONS, SCENES, WEAR_A, WEAR_V, JudgeNet, ear_input, eye_input
 from ..toyworld import FPS, FRAMES, RATE, SPEC, combinations, is_held_out, make_clip
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #323ec224
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #c60edc71
 EVERY = [(s, a) for s in SCENES for a in combinations(s)]
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #9afb025e
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #618621a1
 def readable(
     clip, # a ToyClip
 ):        # {attribute: value}: those that can be told from the clip itself
@@ -32,7 +32,7 @@ def readable(
     bars = {e.get("bar") for e in clip.events}
     return {k: v for k, v in clip.attributes.items() if not (v == "many" and len(bars) < 2)}
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #a9fce9be
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #da975261
 def label(scene, attributes): # list: an answer for each question, -100 where there is none
     "The right answers, as the judge's loss wants them."
     known, out = dict(attributes, scene=scene), []
@@ -41,12 +41,12 @@ def label(scene, attributes): # list: an answer for each question, -100 where th
         out.append(values.index(known[a]) if s in (None, scene) and a in known else -100)
     return out
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #f59106b5
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #8f4f5e13
 def load_codecs():
     "The shipped codecs, as the sampler uses them."
     return VideoCodec.from_folder("toy:svd/vae", dtype=torch.bfloat16), AudioCodec.from_folder("toy:audioldm2/vae")
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #6507ef8e
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #c662f7fc
 def through_codecs(
     clip,           # a ToyClip
     codecs,         # of `load_codecs`
@@ -59,7 +59,7 @@ def through_codecs(
     worn = lambda z, s: z + s*z.std()*torch.randn(z.shape, generator=g) if s else z
     return video.decode(worn(zv, noise[0]), 24).numpy(), audio.decode(worn(za, noise[1]), len(clip.wave)).numpy()
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #f1121743
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #ab57e20f
 class Supply:
     "Clips of all combinations, rendered for the judge alone; some of them through the codecs."
     def __init__(self, seed, work, per=6, coded=3):
@@ -72,7 +72,7 @@ class Supply:
         self.load_coded(Path(work)/f"coded_{coded}_{seed}.npz")
         for i in progress(range(self.first, n), "clips for the judge"): self.put(i, self.clip(i))
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #aea0bf9c
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #e51a73ad
 @patch
 def clip(self: Supply, i):
     "A new clip for place i."
@@ -80,14 +80,14 @@ def clip(self: Supply, i):
     scene, attributes = EVERY[self.group[i]]
     return make_clip(f"judge {self.seed} {self.made}", scene, attributes, "test")
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #c3eac631
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #c06c998d
 @patch
 def put(self: Supply, i, clip, frames=None, wave=None):
     "Lay a clip at place i."
     self.frames[i], self.waves[i] = clip.frames if frames is None else frames, clip.wave if wave is None else wave
     self.labels[i] = label(clip.scene, readable(clip))
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #a4c9dde4
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #56e04357
 @patch
 def load_coded(self: Supply, file):
     "Read the clips through the codecs, or make them."
@@ -99,7 +99,7 @@ def load_coded(self: Supply, file):
         self.make_coded()
         write_atomic(file, lambda p: np.savez(p, **{k: getattr(self, k)[:self.first] for k in part}))
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #baa7ed56
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #81f37fcf
 @patch
 def make_coded(self: Supply):
     "Each clip with its own noise on the latents, written down in wear 0 and 1."
@@ -110,10 +110,10 @@ def make_coded(self: Supply):
         self.put(i, c, *through_codecs(c, codecs, noise, gen))
         self.wear_v[i, :2], self.wear_a[i, :2] = (1, 2*noise[0]), (1, 2*noise[1])
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #7d0c9233
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #8bd0f484
 KINDS = dict(true=.4, both=.1, moved=.25, other=.25)
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #5cd20085
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #851787cb
 @patch
 def pairs(self: Supply, n):
     "Places of n pictures and n sounds, what they have to do with each other, and by how many frames they are moved."
@@ -125,10 +125,10 @@ def pairs(self: Supply, n):
         j[r] = self.rng.choice(same[same != i[r]])
     return i, j, kind, k
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #60979fff
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #6ba1e99b
 TIMED = np.array([a in ("tempo", "motion") for _, a in QUESTIONS])
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #e5ff32c9
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #438d37d8
 @patch
 def batch(self: Supply, n, new=3):
     "Frames and waves as arrays, and all that is known about them."
@@ -142,14 +142,14 @@ def batch(self: Supply, n, new=3):
     b["labels_a"][np.ix_((kind == "both") | (kind == "moved"), TIMED)] = -100
     return frames, waves, b
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #0e8ef00e
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #cf9a18a5
 def disorder(x, amount, rng):
     "Some frames of a clip (T, ...) change places."
     order, some = np.arange(len(x)), rng.uniform(size=len(x)) < amount
     order[some] = rng.permutation(order[some])
     return x[order]
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #3be74910
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #526f1b8f
 def wear_frames(x, b, rng):
     "Blur, noise and disorder on some clips of x (B, T, 3, H, W), written down in wear 2, 3 and 4."
     for r in range(len(x)):
@@ -162,7 +162,7 @@ def wear_frames(x, b, rng):
         b["wear_v"][r, 2:5] = noise, blur, mix
     return x.clamp_(0, 1)
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #87aa0ec2
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #e6526a84
 def wear_waves(w, b, rng):
     "Gain and hiss on the waves (B, n); the hiss is written down in wear 2."
     for r in range(len(w)):
@@ -172,17 +172,17 @@ def wear_waves(w, b, rng):
         b["wear_a"][r, 2] = hiss
     return w.clamp_(-1, 1)
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #4042762c
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #710e1542
 HEAR = np.array([s is None or a in AUDIBLE[s] for s, a in QUESTIONS])
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #4cf1f697
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #b5ddccc9
 def reading_loss(logits, labels, ask):
     "Mean cross-entropy over the questions that apply."
     each = [F.cross_entropy(logits[:, s], labels[:, q], ignore_index=-100, reduction="sum", label_smoothing=.02)
             for q, s in enumerate(QUESTIONS.values()) if ask[q] and (labels[:, q] >= 0).any()]
     return sum(each)/(labels[:, ask] >= 0).sum().clamp_min(1)
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #475eb2c2
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #02f895bd
 def sync_loss(out, b):
     "Do they belong together, and by how much is the sound late?"
     kind, k = b["kind"], torch.as_tensor(b["offset"])
@@ -191,7 +191,7 @@ def sync_loss(out, b):
     yes = F.binary_cross_entropy_with_logits(out["sync"][:, 0], want, reduction="none")[told].mean()
     return yes + .5*F.huber_loss(out["sync"][:, 1][moved], k[moved]/4)
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #2ab04b7f
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #ab10f837
 def judge_loss(out, b):
     "All that the judge is asked in one number, and its parts."
     t = lambda k: torch.as_tensor(b[k])
@@ -200,7 +200,7 @@ def judge_loss(out, b):
                 wear=F.mse_loss(out["wear_v"], t("wear_v")) + F.mse_loss(out["wear_a"], t("wear_a")))
     return sum(part.values()), {k: float(v.detach()) for k, v in part.items()}
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #1cb48b23
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #dce83808
 def judge_step(net, supply, opt, lr, n=32):
     "One step of training."
     frames, waves, b = supply.batch(n)
@@ -214,12 +214,12 @@ def judge_step(net, supply, opt, lr, n=32):
     opt.step(); opt.zero_grad()
     return parts
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #a8975820
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #c0c0d4ca
 def rate(done, top=3e-3):
     "Warm-up, then half a cosine down."
     return top*min(1., done/.04 + .02)*(.01 + .99*(.5 + .5*math.cos(math.pi*min(done, 1.))))
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #ac35eb13
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #d7c1abb3
 def fit_judge(net, supply, minutes, say=print):
     "Train for so many processor minutes; the number of steps, and the last means of the losses."
     opt, mean, step, start = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=.02, betas=(.9, .98)), {}, 0, time.process_time()
@@ -229,21 +229,21 @@ def fit_judge(net, supply, minutes, say=print):
         if step % 50 == 0: say(f"judge {step} {done:.0%} " + " ".join(f"{k} {v:.3f}" for k, v in mean.items()), flush=True)
     return step, {k: round(v, 4) for k, v in mean.items()}
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #c64e3710
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #d5949bd9
 def judge_clips(n, seed=0, codecs=None, tag="check"):
     "(clips, frames, waves) of every combination n times, through the codecs if they are given."
     clips = [make_clip(f"judge {tag} {seed} {k}", s, a, "test") for k in range(n) for s, a in EVERY]
     if codecs is None: return clips, [c.frames for c in clips], [c.wave for c in clips]
     return clips, *zip(*(through_codecs(c, codecs) for c in progress(clips, "through the codecs")))
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #cfa5ad13
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #fce380b3
 def score_table(readings, clips, which="both"):
     "Accuracies as plain numbers."
     if not clips: return None
     t = caption_accuracy(readings, [dict(scene=c.scene, attributes=readable(c)) for c in clips], which)
     return dict(n=t["n"], all=round(float(t["all"]), 4), **{k: round(float(v), 4) for k, v in t["attributes"].items()})
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #4e29e20c
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #4cf69278
 def judge_score(judge, clips, frames, waves):
     "The judge's accuracies: both streams, each alone, held-out combinations, each scene."
     readings = judge.read(frames, waves)
@@ -253,7 +253,7 @@ def judge_score(judge, clips, frames, waves):
     out = {w: score_table(readings, clips, w) for w in ("both", "seen", "heard")}
     return dict(out, n=len(clips), held_out=of(lambda c: is_held_out(c.scene, c.attributes)), scenes={s: of(lambda c: c.scene == s) for s in SCENES})
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #e8755fd8
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #5bc6c755
 def judge_report(judge, work, n=1, seed=0):
     "Accuracies on real clips, raw and through the codecs; the decoded clips are kept."
     file = Path(work)/f"check_{n}_{seed}.npz"
@@ -264,7 +264,7 @@ def judge_report(judge, work, n=1, seed=0):
     coded = np.load(file)
     return dict(through_codecs=judge_score(judge, clips, coded["frames"], coded["waves"]), raw=judge_score(judge, clips, frames, waves))
 
-# %% ../../nbs/day08_proof/07c_judge_train.ipynb #86c4adf0
+# %% ../../nbs/day08_proof/07c_judge_train.ipynb #25ad213a
 def train_judge(
     out=None,               # where to; default: inside the package
     minutes=10.5,           # processor minutes of training; the codecs take about four more
