@@ -36,10 +36,11 @@ def open_page(b, url, tab=None, size=WIDE, dark=False):
 
 def go(page, tab):
     "Open a tab; on a narrow screen it may hide behind the dots."
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(500)
     found = page.get_by_role("tab", name=tab, exact=True)
-    if not found.first.is_visible(): page.locator(".overflow-menu button").first.click()
-    found.locator("visible=true").first.click()
+    if found.count() and found.first.is_visible(): return found.first.click()
+    page.get_by_role("button", name="More tabs").click()
+    page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click()
 
 
 def shoot(page, name):

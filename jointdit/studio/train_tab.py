@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGES', 'FIELDS', 'NUMBERS', 'NO_RUNS', 'said', 'headline', 'view', 'changed', 'Desk', 'build']
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #a15cdd96
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #ec509f9f
 import html, time
 import gradio as gr
 from dataclasses import asdict
@@ -14,17 +14,17 @@ from .context import caches
 from .paths import listed, roots_of
 from .processes import find, last_lines
 from .training import Wish, _note, begin, curves, end, merged, runs, samples, settings_rows, status, train_configs
-from .widgets import badge, bar, empty, guarded, pair, player
+from .widgets import badge, bar, empty, facts, guarded, pair, player
 from ..core import JointDiTError
 from ..settings import load_settings
 from ..train.metrics import hms
 from ..train.run import TrainSettings
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #808cb528
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #a2559186
 STAGES = [("A: from nothing", "A"), ("B: tune an A model", "B")]
-FIELDS = ("stage", "cfg", "name", "max_steps", "max_minutes", "resume", "init", "cache", "batch_size", "samples", "more")
+FIELDS = ("stage", "cfg", "name", "max_steps", "max_minutes", "resume", "init", "cache", "batch_size", "samples", "sample_every", "more")
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #36b9c139
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #d92f9c64
 def _cache_choices(ctx) -> list:
     roots = roots_of(ctx)
     return [("as the config says", "")] + [(roots.short(p), roots.short(p)) for p in caches(ctx)]
@@ -35,17 +35,18 @@ def _init_choices(ctx) -> list:
     found = sorted(listed(roots, "checkpoints", "*/ckpt_step_*.pt"), key=lambda p: -p.stat().st_mtime)
     return [("as the config says", "")] + [(f"{p.parent.name} / {p.stem.removeprefix('ckpt_')}", roots.short(p)) for p in found]
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #25bb9346
-NUMBERS = ("max_steps", "max_minutes", "batch_size", "samples")
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #026f214e
+NUMBERS = ("max_steps", "max_minutes", "batch_size", "samples", "sample_every")
 
 def said(ctx, cfg) -> dict:
     "What a config says for the numbers of the form."
-    blank = dict(max_steps=1000, max_minutes=0, batch_size=16, samples=2)
+    blank = dict(max_steps=1000, max_minutes=0, batch_size=16, samples=2, sample_every=0)
     try: s = load_settings(TrainSettings, roots_of(ctx).allow("configs", cfg), env={}).settings if cfg else None
     except JointDiTError: s = None
-    return blank if s is None else dict(max_steps=s.max_steps, max_minutes=s.max_minutes or 0, batch_size=s.data.batch_size, samples=s.output.samples)
+    return blank if s is None else dict(max_steps=s.max_steps, max_minutes=s.max_minutes or 0, batch_size=s.data.batch_size, samples=s.output.samples,
+                                             sample_every=s.output.sample_every or s.output.save_every)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #878e9d36
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #cfe0e123
 def _fields(ctx) -> dict:
     "The components of the form, by the names of `Wish`."
     cfgs = train_configs(ctx, "A")
@@ -58,7 +59,7 @@ def _fields(ctx) -> dict:
     out["resume"] = gr.Checkbox(True, label="Go on from this run's last checkpoint", info="off: its old files are put aside, and it starts over")
     return out | _rare_fields(ctx, own)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #e32fe674
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #e261fb95
 def _rare_fields(ctx, own: dict) -> dict:
     "What is changed seldom, in a fold."
     with gr.Accordion("More settings", open=False):
@@ -66,11 +67,12 @@ def _rare_fields(ctx, own: dict) -> dict:
                    cache=gr.Dropdown(_cache_choices(ctx), value="", label="Latent cache"))
         with gr.Row():
             out |= dict(batch_size=gr.Number(own["batch_size"], label="Clips per step", precision=0, minimum=1),
-                        samples=gr.Number(own["samples"], label="Sample clips", precision=0, minimum=0))
+                        samples=gr.Number(own["samples"], label="Sample clips", precision=0, minimum=0),
+                        sample_every=gr.Number(own["sample_every"], label="Samples every", precision=0, minimum=0, info="steps; 0: at the end"))
         out["more"] = gr.Textbox("", label="Any other setting", lines=2, placeholder="optim.clip=0.5", info="one key=value a line, as with --set")
     return out
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #7579a949
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #16a1def4
 def headline(s) -> str:
     "A run's state as HTML."
     bits = [f"step {s.step:,} of {s.steps:,}" if s.steps else f"step {s.step:,}" if s.step else ""]
@@ -80,7 +82,7 @@ def headline(s) -> str:
     done = bar(s.step / s.steps, f"{s.run}: {s.step} of {s.steps} steps") if s.steps else ""
     return f'<div class="jd-line">{badge(s.state)}<b>{html.escape(s.run)}</b>{soft}</div>{done}<div class="jd-line"><span class="soft">{html.escape(s.message)}</span></div>'
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #45d09152
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #bbe6cd15
 NO_RUNS = "Nothing has been trained here yet. Choose a stage and press Start: the curves appear here, and training goes on when this page is closed."
 
 def view(ctx, run: str | None) -> tuple:
@@ -91,13 +93,13 @@ def view(ctx, run: str | None) -> tuple:
     lines = last_lines(p, 60) if p else (Path(ctx.logs) / run / "train.log").read_text().splitlines()[-60:] if (Path(ctx.logs) / run / "train.log").is_file() else []
     return headline(status(ctx, run)), curves(ctx, run), pair(made) if made else empty("Clips that this run makes appear here."), "\n".join(lines)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #bf52a25c
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #5cd91d70
 def changed(now: tuple, before: list) -> tuple:
     "(the parts, with those that are as before left out; what to compare with next time)."
     before = before or [None] * len(now)
     return tuple(gr.skip() if a == b else a for a, b in zip(now, before)), list(now)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #95e928ae
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #654b1847
 class Desk:
     "What the tab can do, as functions of the context."
     def __init__(self, ctx): self.ctx = ctx
@@ -106,11 +108,11 @@ class Desk:
         "The fields as a wish; numbers that are the config's own are left to it."
         v = {k: ("" if x is None and k in ("cfg", "name", "init", "cache", "more") else x) for k, x in zip(FIELDS, fields)}
         own = said(self.ctx, v["cfg"])
-        return Wish(**v | {k: None if v[k] is None or v[k] == own[k] else v[k] for k in NUMBERS})
+        return Wish(**v | {k: None if v[k] is None or v[k] == own[k] else v[k] for k in NUMBERS if k != "sample_every"})
 
-    def rows(self, *fields) -> list: return settings_rows(merged(self.ctx, self.wish(*fields)))
+    def rows(self, *fields) -> str: return facts(settings_rows(merged(self.ctx, self.wish(*fields))), ("setting", "value", "from"), tall=True)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #c73e693d
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #65389046
 def _api(desk: Desk):
     "Endpoints for programs."
     ctx = desk.ctx
@@ -120,12 +122,12 @@ def _api(desk: Desk):
         return settings_rows(merged(ctx, Wish(stage, cfg, name, max_steps, more=more)))
     @guarded
     def train_start(stage: str, cfg: str, name: str = "studio", max_steps: int = 0, max_minutes: float = 0., resume: bool = True, init: str = "",
-                    cache: str = "", batch_size: int = 0, samples: int = 0, more: str = "") -> str:
+                    cache: str = "", batch_size: int = 0, samples: int = 0, more: str = "", sample_every: int = 0) -> str:
         "Start a run; returns its name."
-        return begin(ctx, Wish(stage, cfg, name, max_steps, max_minutes, resume, init, cache, batch_size, samples, more))
+        return begin(ctx, Wish(stage, cfg, name, max_steps, max_minutes, resume, init, cache, batch_size, samples, sample_every, more))
     for fn in (train_settings, train_start, *_reading_api(ctx)): gr.api(fn, api_name=fn.__name__, queue=False)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #328451e2
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #cbe72edd
 def _reading_api(ctx) -> list:
     "Endpoints that look at runs, and stop them."
     @guarded
@@ -142,7 +144,7 @@ def _reading_api(ctx) -> list:
         return runs(ctx)
     return [train_stop, train_status, train_runs]
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #cf05387d
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #3ef1ec1e
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     desk = Desk(ctx)
@@ -151,12 +153,12 @@ def build(ctx):
             fields = _fields(ctx)
             with gr.Row(): go, halt = gr.Button("Start training", variant="primary"), gr.Button("Stop safely")
             with gr.Accordion("What will hold, and where it came from", open=False) as fold:
-                table = gr.Dataframe(headers=["setting", "value", "from"], datatype="str", interactive=False, wrap=True, max_height=420, show_label=False, label="Merged settings")
+                table = gr.HTML("", padding=False)
         with gr.Column(scale=3, min_width=320): seen = _seen(ctx)
     _wire(desk, fields, go, halt, fold, table, seen)
     _api(desk)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #511b9c33
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #a1bcec88
 def _seen(ctx) -> dict:
     "The right side: which run, and what is seen of it."
     names = runs(ctx)
@@ -167,7 +169,7 @@ def _seen(ctx) -> dict:
     with gr.Accordion("What it prints", open=False): out["log"] = gr.Textbox(first[3], lines=14, max_lines=14, label="Last lines", autoscroll=True)
     return out
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #daea7577
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #6e2eb64d
 def _wire(desk: Desk, fields: dict, go, halt, fold, table, seen: dict):
     "What happens on which event."
     ctx, inputs, parts = desk.ctx, [fields[k] for k in FIELDS], [seen[k] for k in ("head", "curves", "samples", "log")]
@@ -181,7 +183,7 @@ def _wire(desk: Desk, fields: dict, go, halt, fold, table, seen: dict):
     fields["stage"].change(lambda s: gr.Dropdown(train_configs(ctx, s), value=next(iter(train_configs(ctx, s)), None)), fields["stage"], fields["cfg"], **private)
     fields["cfg"].change(lambda c: [said(ctx, c)[k] for k in NUMBERS], fields["cfg"], [fields[k] for k in NUMBERS], **private).then(rows, inputs, table, **private)
     fold.expand(rows, inputs, table, **private)
-    for k in ("name", "max_steps", "max_minutes", "resume", "init", "cache", "batch_size", "samples", "more"):
+    for k in ("name", "max_steps", "max_minutes", "resume", "init", "cache", "batch_size", "samples", "sample_every", "more"):
         fields[k].change(rows_or_keep, inputs, table, trigger_mode="always_last", **private)
     go.click(guarded(lambda *f: _begin(desk, *f)), inputs, seen["run"], **private).then(show, [seen["run"], kept], [*parts, kept], **private).then(rows, inputs, table, **private)
     halt.click(guarded(lambda run: _stop(desk, run)), seen["run"], None, queue=False, **private)
@@ -189,7 +191,7 @@ def _wire(desk: Desk, fields: dict, go, halt, fold, table, seen: dict):
     gr.Timer(2).tick(guarded(show), [seen["run"], kept], [*parts, kept], queue=False, **private)
     gr.context.Context.root_block.load(lambda run: _reload(desk, run), seen["run"], [fields["init"], fields["cache"], seen["run"]], **private)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #6520e634
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #4fab8bf1
 def _begin(desk: Desk, *fields):
     "Start, and look at the new run."
     run = begin(desk.ctx, desk.wish(*fields))

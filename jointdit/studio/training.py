@@ -6,7 +6,7 @@
 __all__ = ['SCRIPTS', 'CURVE_CSS', 'Wish', 'train_configs', 'options', 'merged', 'settings_rows', 'script', 'command', 'begin',
            'runs', 'Status', 'status', 'end', 'curves', 'samples']
 
-# %% ../../nbs/day09_studio/15_training.ipynb #23b5aefa
+# %% ../../nbs/day09_studio/15_training.ipynb #06259657
 import html, json, math, os, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..train.checkpoint import checkpoints, latest, run_folder, step_of
 from ..train.metrics import hms, read_metrics, smooth
 from ..train.stage import stage_settings
 
-# %% ../../nbs/day09_studio/15_training.ipynb #d40db562
+# %% ../../nbs/day09_studio/15_training.ipynb #db199663
 @dataclass
 class Wish:
     "The fields of the page; empty ones leave the config as it is."
@@ -34,12 +34,13 @@ class Wish:
     cache: str = ""  # folder of latents
     batch_size: int | None = None
     samples: int | None = None  # clips at the end
+    sample_every: int | None = None  # steps between clips while it learns
     more: str = ""  # lines of key=value
 
-# %% ../../nbs/day09_studio/15_training.ipynb #5b720882
+# %% ../../nbs/day09_studio/15_training.ipynb #8b21e95b
 SCRIPTS = {"A": "scripts/train/train_stage_a.py", "B": "scripts/train/train_stage_b.py"}
 
-# %% ../../nbs/day09_studio/15_training.ipynb #b9121bdb
+# %% ../../nbs/day09_studio/15_training.ipynb #c4a84dc4
 def train_configs(ctx, stage: str) -> list[str]:
     "Configs of a stage, as paths relative to the project."
     roots, out = roots_of(ctx), []
@@ -49,16 +50,16 @@ def train_configs(ctx, stage: str) -> list[str]:
         if said.get("stage") == stage and ("groups" in said or "max_steps" in said): out.append(roots.short(p))
     return out
 
-# %% ../../nbs/day09_studio/15_training.ipynb #aebb57f4
+# %% ../../nbs/day09_studio/15_training.ipynb #069f82d6
 def options(w: Wish) -> dict:
     "Dotted setting -> value, for the fields that are filled in. Raises SettingsError, PathRefused."
     name = plain_name(w.name, "the run's name") or None
     out = {"max_steps": int(w.max_steps) if w.max_steps else None, "max_minutes": w.max_minutes or None, "output.log_suffix": name, "output.ckpt_suffix": name,
            "resume": bool(w.resume), "init": w.init or None, "data.cache_dir": w.cache or None, "data.batch_size": int(w.batch_size) if w.batch_size else None,
-           "output.samples": None if w.samples is None else int(w.samples)}
+           "output.samples": None if w.samples is None else int(w.samples), "output.sample_every": int(w.sample_every) if w.sample_every else None}
     return {k: v for k, v in out.items() if v is not None} | _more(w.more)
 
-# %% ../../nbs/day09_studio/15_training.ipynb #e2159ee6
+# %% ../../nbs/day09_studio/15_training.ipynb #8388942c
 def _more(text: str) -> dict:
     "Lines of key=value. Raises SettingsError."
     lines = [l.strip() for l in (text or "").splitlines() if l.strip() and not l.strip().startswith("#")]
@@ -66,7 +67,7 @@ def _more(text: str) -> dict:
         if "=" not in l: raise SettingsError(f"More settings: {l[:60]!r} is not key=value, for instance optim.clip=0.5.")
     return {k.strip(): v.strip() for k, v in (l.split("=", 1) for l in lines)}
 
-# %% ../../nbs/day09_studio/15_training.ipynb #b2934698
+# %% ../../nbs/day09_studio/15_training.ipynb #8c9792a8
 def merged(ctx, w: Wish):
     "Settings of the run with their sources (Loaded). Raises SettingsError, PathRefused."
     roots = roots_of(ctx)
@@ -79,7 +80,7 @@ def merged(ctx, w: Wish):
     _check_visitor(roots, loaded)
     return loaded
 
-# %% ../../nbs/day09_studio/15_training.ipynb #5850e22a
+# %% ../../nbs/day09_studio/15_training.ipynb #1d8ad731
 def _value(settings, dotted: str):
     for part in dotted.split("."): settings = getattr(settings, part)
     return settings
@@ -91,7 +92,7 @@ def _check_visitor(roots, loaded):
         x = _value(loaded.settings, dotted)
         if source == "command line" and isinstance(x, str) and (x.startswith(("/", "~", "\\")) or ".." in x): inside(x, every, roots.project)
 
-# %% ../../nbs/day09_studio/15_training.ipynb #6b4ffefb
+# %% ../../nbs/day09_studio/15_training.ipynb #1fdfbe94
 def settings_rows(loaded) -> list[list[str]]:
     "Every setting: name, value, where it came from; what was changed first."
     rank = lambda source: (source == "default", source.startswith("file"))
@@ -103,14 +104,14 @@ def _text(x) -> str:
     text = json.dumps(x, default=lambda o: o.model_dump(mode="json")) if isinstance(x, (list, dict, bool)) or x is None else str(x)
     return "" if text == "null" else text if len(text) < 90 else text[:87] + "..."
 
-# %% ../../nbs/day09_studio/15_training.ipynb #f4be7806
+# %% ../../nbs/day09_studio/15_training.ipynb #e8ec54da
 def script(ctx, name: str) -> Path:
     "A script of the project, or of the folder that this package lies in. Raises JointDiTError."
     for root in (Path(ctx.root), Path(jointdit.__file__).resolve().parents[1]):
         if (root / name).is_file(): return (root / name).resolve()
     raise JointDiTError(f"{name} is not there: start the app in the project's folder (git clone), or train from the command line.")
 
-# %% ../../nbs/day09_studio/15_training.ipynb #15643e4d
+# %% ../../nbs/day09_studio/15_training.ipynb #19f79ce0
 def command(ctx, w: Wish) -> list[str]:
     "What a terminal would be given."
     given = options(w)
@@ -120,7 +121,7 @@ def command(ctx, w: Wish) -> list[str]:
     for k, v in given.items(): out += [flags[k], str(v)] if k in flags else ["--set", f"{k}={v}"]
     return out
 
-# %% ../../nbs/day09_studio/15_training.ipynb #2d1ae573
+# %% ../../nbs/day09_studio/15_training.ipynb #eb08d8c7
 def _note(ctx, run: str) -> Path: return Path(ctx.logs) / "studio" / run
 
 def begin(ctx, w: Wish) -> str:
@@ -133,7 +134,7 @@ def begin(ctx, w: Wish) -> str:
     start(_note(ctx, run), command(ctx, w), ctx.root, about, env)
     return run
 
-# %% ../../nbs/day09_studio/15_training.ipynb #13b1cdf0
+# %% ../../nbs/day09_studio/15_training.ipynb #326ebb18
 def runs(ctx) -> list[str]:
     "Names of all runs, the latest first."
     logs, when = Path(ctx.logs), {}
@@ -141,13 +142,13 @@ def runs(ctx) -> list[str]:
         if p.parent.suffix != ".old": when[p.parent.name] = max(when.get(p.parent.name, 0), p.stat().st_mtime)
     return sorted(when, key=lambda n: -when[n])
 
-# %% ../../nbs/day09_studio/15_training.ipynb #8aca0006
+# %% ../../nbs/day09_studio/15_training.ipynb #0e6f3397
 def _known(ctx, run: str) -> str:
     "The name of a run that exists. Raises PathRefused."
     if plain_name(run, "run") in runs(ctx): return run
     raise PathRefused(f"run {run!r}: there is none of this name in {Path(ctx.logs).name}/.")
 
-# %% ../../nbs/day09_studio/15_training.ipynb #2144c681
+# %% ../../nbs/day09_studio/15_training.ipynb #8f39ea18
 @dataclass
 class Status:
     "How far a run is."
@@ -163,7 +164,7 @@ class Status:
     ours: bool = False  # started from here, so it can be stopped from here
     message: str = ""
 
-# %% ../../nbs/day09_studio/15_training.ipynb #92741b2a
+# %% ../../nbs/day09_studio/15_training.ipynb #923d52fb
 def status(ctx, run: str) -> Status:
     "Read a run's files. Raises PathRefused."
     folder, p = Path(ctx.logs) / _known(ctx, run), find(_note(ctx, run))
@@ -178,7 +179,7 @@ def status(ctx, run: str) -> Status:
     s.message = _message(s, p)
     return s
 
-# %% ../../nbs/day09_studio/15_training.ipynb #543e5f97
+# %% ../../nbs/day09_studio/15_training.ipynb #d1c91c0c
 def _progress(s: Status, rows: list, age: float):
     last, near = rows[-1], rows[-20:]
     mean = lambda k: (lambda xs: sum(xs) / len(xs) if xs else None)([r[k] for r in near if r.get(k) is not None])
@@ -197,7 +198,7 @@ def _newest(ctx, run: str, p) -> str:
     found = latest(root / p.about["ckpts"] if p and "ckpts" in p.about else Path(ctx.ckpts) / run)
     return f"{found.parent.name}/{found.name}" if found else ""
 
-# %% ../../nbs/day09_studio/15_training.ipynb #5037377d
+# %% ../../nbs/day09_studio/15_training.ipynb #80c15cba
 def _message(s: Status, p) -> str:
     kept = f" Saved: {s.checkpoint}." if s.checkpoint else ""
     if s.state == "failed": return complaint(p)
@@ -208,7 +209,7 @@ def _message(s: Status, p) -> str:
     if s.state == "running" and not s.ours: return "Started from a command line: stop it there, with Ctrl-C."
     return kept.strip()
 
-# %% ../../nbs/day09_studio/15_training.ipynb #c3cb509b
+# %% ../../nbs/day09_studio/15_training.ipynb #d6a874ea
 def end(ctx, run: str, force: bool = False) -> str:
     "Ask a run to save and stop; returns what was done. Raises JointDiTError."
     p = find(_note(ctx, _known(ctx, run)))
@@ -216,13 +217,13 @@ def end(ctx, run: str, force: bool = False) -> str:
     if not stop(p, force): return f"{run} is not running."
     return f"{run}: killed; its last checkpoint is kept." if force else f"{run}: saving a checkpoint, then it stops."
 
-# %% ../../nbs/day09_studio/15_training.ipynb #fb85174c
+# %% ../../nbs/day09_studio/15_training.ipynb #b88bdb7e
 CURVE_CSS = """.curves{display:flex;flex-wrap:wrap;gap:1rem}.curves svg{flex:1 1 300px;min-width:0;max-width:100%;height:auto;overflow:visible}
-.curves text{font:11px system-ui,sans-serif;fill:currentColor}.curves .soft{opacity:.65}.curves .grid{stroke:currentColor;opacity:.13}.curves .line{fill:none;stroke-width:2}
+.curves text{font:12px system-ui,sans-serif;fill:currentColor}.curves .soft{opacity:.65}.curves .grid{stroke:currentColor;opacity:.13}.curves .line{fill:none;stroke-width:2}
 .curves .raw{fill:none;stroke:currentColor;opacity:.25;stroke-width:1}.curves .v{stroke:#3b82f6;color:#3b82f6}.curves .a{stroke:#ea7a23;color:#ea7a23}
 .curves .dot{fill:var(--body-background-fill,#fff);stroke-width:2}"""
 
-# %% ../../nbs/day09_studio/15_training.ipynb #e3ed64db
+# %% ../../nbs/day09_studio/15_training.ipynb #4c1fd0b2
 def _thin(points: list, most: int = 240) -> list:
     "At most so many points, the last among them."
     if len(points) <= most: return points
@@ -232,19 +233,21 @@ def _thin(points: list, most: int = 240) -> list:
 def _series(rows: list, key: str) -> list:
     return [(r["step"], r[key]) for r in rows if r.get(key) is not None and r[key] > 0]
 
-# %% ../../nbs/day09_studio/15_training.ipynb #51bb6135
+# %% ../../nbs/day09_studio/15_training.ipynb #be1d3666
 def _ticks(low: float, high: float) -> list:
     "Round values on a logarithmic axis."
-    all_ = [m * 10. ** e for e in range(-6, 4) for m in (1, 2, 5)]
-    return [t for t in all_ if low <= t <= high][:6] or [high]
+    for marks in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)):
+        found = [m * 10. ** e for e in range(-6, 4) for m in marks if low <= m * 10. ** e <= high]
+        if len(found) >= 3: break
+    return found[:6] or [high]
 
-# %% ../../nbs/day09_studio/15_training.ipynb #1ff936fa
-def _panel(rows: list, s: str, name: str, steps: int, w: int = 420, h: int = 210) -> str:
+# %% ../../nbs/day09_studio/15_training.ipynb #b4da98bd
+def _panel(rows: list, s: str, name: str, w: int = 350, h: int = 200) -> str:
     "The curve of one stream."
     raw, held = _series(rows, f"loss_{s}"), _series(rows, f"heldout_{s}")
     ys = [y for _, y in raw + held]
     if not ys: return drawing(w, h, [word(w / 2, h / 2, f"{name}: no numbers yet", text_anchor="middle", class_="soft")], name)
-    low, high, last = min(ys) * .92, max(ys) * 1.08, max(steps or 0, max(x for x, _ in raw + held), 2)
+    low, high, last = min(ys) * .92, max(ys) * 1.08, max(max(x for x, _ in raw + held), 20)
     X = lambda x: 40 + (w - 52) * (x / last)
     Y = lambda y: 28 + (h - 56) * (math.log(high) - math.log(y)) / max(math.log(high) - math.log(low), 1e-6)
     path = lambda points: "M" + "L".join(f"{X(x):.1f} {Y(y):.1f}" for x, y in _thin(points))
@@ -255,15 +258,14 @@ def _panel(rows: list, s: str, name: str, steps: int, w: int = 420, h: int = 210
     if raw: body.append(word(w - 12, 14, f"{smooth([y for _, y in raw])[-1]:.3f} now" + (f", {held[-1][1]:.3f} held out" if held else ""), text_anchor="end", class_="soft"))
     return drawing(w, h, body, f"{name} by step")
 
-# %% ../../nbs/day09_studio/15_training.ipynb #e3a8c584
+# %% ../../nbs/day09_studio/15_training.ipynb #035c77c6
 def curves(ctx, run: str) -> str:
     "Losses of both streams as HTML; circles are the held-out loss of the averaged weights. Raises PathRefused."
     folder = Path(ctx.logs) / _known(ctx, run)
     rows = read_metrics(folder / "metrics.jsonl")
-    steps = _steps(folder, find(_note(ctx, run)))
-    return f'<div class="curves">{_panel(rows, "v", "video loss", steps)}{_panel(rows, "a", "audio loss", steps)}</div>'
+    return f'<div class="curves">{_panel(rows, "v", "video loss")}{_panel(rows, "a", "audio loss")}</div>'
 
-# %% ../../nbs/day09_studio/15_training.ipynb #e6e8f4ac
+# %% ../../nbs/day09_studio/15_training.ipynb #aa7adbd1
 def samples(ctx, run: str) -> list[tuple]:
     "(path of an MP4, caption) of each sample of a run, the newest first."
     out = []

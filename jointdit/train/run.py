@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DataSettings', 'OutputSettings', 'TrainSettings', 'Trainer', 'fit_model']
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #b3089088
+# %% ../../nbs/day05_stage_a/03_run.ipynb #d67cc300
 import os, shutil
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from .optim import (EMA, GradNorms, Group, OptimSettings, ScheduleSettings, buil
 from .experts import load_experts, resolve_experts
 from .path import DropSettings, TaskMix, TimeSettings
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #0a5b8fb1
+# %% ../../nbs/day05_stage_a/03_run.ipynb #ee46c3b7
 class DataSettings(Strict):
     "What is trained on."
     cache_dir: str = Field("data/cache", description="latent cache made by scripts/data/cache_latents.py")
@@ -39,7 +39,7 @@ class DataSettings(Strict):
     accumulate: int = Field(1, ge=1, description="pieces that a batch is cut into: on a GPU one after the other, to save memory; on a CPU side by side, a core each")
     ram_gib: float = Field(8.0, ge=0, description="latents kept in memory")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #49bb8840
+# %% ../../nbs/day05_stage_a/03_run.ipynb #2d131bb0
 class OutputSettings(Strict):
     "Where a run writes, and how often."
     ckpt_root: str = Field("checkpoints", description="folder of all runs' checkpoints")
@@ -54,10 +54,11 @@ class OutputSettings(Strict):
     eval_clips: int = Field(32, ge=0, description="held-out clips that are measured; 0: never measure")
     log_every: int = Field(1, ge=1, description="steps between printed lines (metrics.jsonl has every step)")
     samples: int = Field(2, ge=0, description="clips that the training commands make at the end; 0: none")
+    sample_every: int = Field(0, ge=0, description="steps between sample clips while it learns (made at the next checkpoint); 0: only at the end")
     sample_cfg: str = Field("configs/day06_infer.yaml", description="settings of the sampler for those clips")
     tensorboard: bool = Field(True, description="write TensorBoard files too")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #dc8d2d03
+# %% ../../nbs/day05_stage_a/03_run.ipynb #9c677e7d
 class TrainSettings(Strict):
     "A stage of training, entirely."
     ENV: ClassVar[dict[str, str]] = KNOBS_ENV
@@ -82,7 +83,7 @@ class TrainSettings(Strict):
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, description="learning rate over the run")
     output: OutputSettings = Field(default_factory=OutputSettings, description="where and how often to write")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #5eba20c5
+# %% ../../nbs/day05_stage_a/03_run.ipynb #6dbbc477
 class Trainer:
     "One run: settings in, checkpoints and metrics out. Raises TrainError, CheckpointError, SettingsError."
     def __init__(self, settings: TrainSettings, callbacks=()):
@@ -92,7 +93,7 @@ class Trainer:
         self.log = MetricsLog(self.log_dir, self.step, s.output.tensorboard)
         write_atomic(self.log_dir/"settings.yaml", yaml.safe_dump(s.model_dump(mode="json"), sort_keys=False))
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #968a1b6f
+# %% ../../nbs/day05_stage_a/03_run.ipynb #d5990362
 @patch
 def say(self: Trainer, line):
     "A line for people, above the progress bar."
@@ -103,7 +104,7 @@ def tell(self: Trainer, event):
     "Tell the callbacks."
     for c in self.callbacks: c(self, event)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #9bc6b797
+# %% ../../nbs/day05_stage_a/03_run.ipynb #aa64b13d
 @patch
 def _setup_place(self: Trainer):
     s = self.settings
@@ -115,7 +116,7 @@ def _setup_place(self: Trainer):
     if self.device.type == "cpu": keep_freed_memory()
     warn_alloc_conf()
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #7979debd
+# %% ../../nbs/day05_stage_a/03_run.ipynb #60877de3
 @patch
 def _setup_data(self: Trainer):
     d, knobs = self.settings.data, self.settings.knobs
@@ -128,7 +129,7 @@ def _setup_data(self: Trainer):
     self.about = dict(timeline=self.data.timelines[0].to_dict(), recipe=self.data.index["recipe"],
                       captions=sorted({c for b in self.held for c in b["caption"] if c})[:16])
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #f6132bae
+# %% ../../nbs/day05_stage_a/03_run.ipynb #ad545764
 def _seen(data):
     "Shapes that the model must have, from the clips themselves."
     item = next((x for x in map(data.__getitem__, range(len(data))) if x["text"] is not None), data[0])
@@ -142,7 +143,7 @@ def _longest_text(data):
     texts = [data._text(c) for i in range(len(data)) for c in data.captions(i)]
     return max((int(t.mask.sum()) for t in texts if t is not None), default=0)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #8a674a69
+# %% ../../nbs/day05_stage_a/03_run.ipynb #7ecfbe7a
 def fit_model(
     model: ModelSettings | None,
     data,       # LatentDataset
@@ -156,7 +157,7 @@ def fit_model(
     if change: say("model: " + ", ".join(f"{k} {getattr(model, k)} -> {v}" for k, v in change.items()) + " (from the cache)")
     return model.model_copy(update=change)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #5e7f5bba
+# %% ../../nbs/day05_stage_a/03_run.ipynb #514e1ab5
 @patch
 def _setup_model(self: Trainer):
     s, last = self.settings, self._last_state()
@@ -170,7 +171,7 @@ def _setup_model(self: Trainer):
     elif not last: self._start_from(source)
     self.model.to(self.device).train()
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #dd43b64e
+# %% ../../nbs/day05_stage_a/03_run.ipynb #5bd50efc
 @patch
 def _checked(self: Trainer, path):
     "The header of a checkpoint that fits the settings and the cache. Raises CheckpointError."
@@ -179,14 +180,14 @@ def _checked(self: Trainer, path):
     check_data(info, self.about); check_knobs(info, s.knobs.model_dump())
     return info
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #dac3a507
+# %% ../../nbs/day05_stage_a/03_run.ipynb #adaee263
 @patch
 def _statistics(self: Trainer):
     for expert, stats in ((self.model.video, self.data.stats_v), (self.model.audio, self.data.stats_a)):
         if stats: expert.set_statistics(*stats)
         expert.set_absent(text=self.data.absent_text)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #1f91d697
+# %% ../../nbs/day05_stage_a/03_run.ipynb #0a8a08d3
 @patch
 def _start_from(self: Trainer, path):
     info, weights = read_weights(path)
@@ -195,7 +196,7 @@ def _start_from(self: Trainer, path):
     self.extras["init"] = {"path": str(info.path), "stage": info.stage, "step": info.step}
     self.say(f"starting from the averaged weights of {path} (stage {info.stage}, step {info.step})")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #12b35be9
+# %% ../../nbs/day05_stage_a/03_run.ipynb #196957ba
 @patch
 def _init_path(self: Trainer):
     "The checkpoint to start from, or None. Raises TrainError where stage B finds none."
@@ -206,7 +207,7 @@ def _init_path(self: Trainer):
     raise TrainError(f"Stage B starts from a Stage A checkpoint, and {s.output.ckpt_root}/ has none. Run "
                      "scripts/train/train_stage_a.py first, or name one with --init.")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #c4a8f1c4
+# %% ../../nbs/day05_stage_a/03_run.ipynb #b0a34b1b
 @patch
 def _last_state(self: Trainer):
     "Reads the run's last good checkpoint into `self.state`; returns its path or None."
@@ -222,7 +223,7 @@ def _last_state(self: Trainer):
     if found: self.say(f"resuming {found}")
     return found
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #bd06c836
+# %% ../../nbs/day05_stage_a/03_run.ipynb #84949f84
 @patch
 def _put_aside(self: Trainer):
     for folder in {self.folder, self.log_dir}:
@@ -231,7 +232,7 @@ def _put_aside(self: Trainer):
         shutil.rmtree(old, ignore_errors=True); folder.rename(old)
         self.say(f"{folder} put aside as {old.name}")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #9afc9689
+# %% ../../nbs/day05_stage_a/03_run.ipynb #dfbe7391
 @patch
 def _setup_learning(self: Trainer):
     s = self.settings
@@ -246,7 +247,7 @@ def _setup_learning(self: Trainer):
     if self.state: self._restore(self.state)
     prune(self.folder, 0)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #857dcaa9
+# %% ../../nbs/day05_stage_a/03_run.ipynb #22f40a19
 @patch
 def describe(self: Trainer) -> list:
     "Lines that say who learns and who does not."
@@ -255,7 +256,7 @@ def describe(self: Trainer) -> list:
     lines = [f"  {g.match:<16} {len(names):>4} tensors {n(names):>11,} numbers  lr {g.lr:.1e}" for g, names in self.matched]
     return ["learning:"] + lines + [f"  frozen           {frozen:>24,} numbers"]
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #fe268493
+# %% ../../nbs/day05_stage_a/03_run.ipynb #654bda4d
 @patch
 def state_dict(self: Trainer) -> dict:
     "Tensors, numbers and text only."
@@ -264,14 +265,14 @@ def state_dict(self: Trainer) -> dict:
     return dict(step=self.step, model=own_tensors(self.model, self.tuned), ema=self.ema.avg, rng=rng, start_eval=self.start_eval,
                 optim=[o.state_dict() for o in self.optimizers], scaler=self.scaler.state_dict(), extras=self.extras)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #266e2f2b
+# %% ../../nbs/day05_stage_a/03_run.ipynb #b2f8b334
 @patch
 def header(self: Trainer) -> str:
     s = self.settings
     return header_text(s.stage, self.step, self.model.settings.model_dump(), s.knobs.model_dump(), self.about,
                        s.model_dump(mode="json"), self.extras)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #1f5102da
+# %% ../../nbs/day05_stage_a/03_run.ipynb #63e411bd
 @patch
 def save(self: Trainer) -> Path:
     "Write a checkpoint of now; returns its path."
@@ -280,7 +281,7 @@ def save(self: Trainer) -> Path:
     self.tell("save")
     return self.saved
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #7ed204e8
+# %% ../../nbs/day05_stage_a/03_run.ipynb #0a307b68
 @patch
 def _restore(self: Trainer, state):
     info = read_info(latest(self.folder))
