@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['truth', 'against_truth', 'read_track', 'code_mark', 'find_judge', 'about', 'measure_clip']
 
-# %% ../../nbs/day08_proof/13_records.ipynb #921cb879
+# %% ../../nbs/day08_proof/13_records.ipynb #0cc3ef36
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .judge import Judge
 from .plan import Batch
 from ..toyworld import FPS, RATE, ToyClip, is_held_out
 
-# %% ../../nbs/day08_proof/13_records.ipynb #c037afc7
+# %% ../../nbs/day08_proof/13_records.ipynb #fa157db2
 def truth(
     clip: ToyClip,
 ) -> Track:     # seen and heard as they really are
@@ -34,7 +34,7 @@ def truth(
     seen, heard = ("level", "level") if clip.scene == "swell" else ("speed", "pitch")
     return Track(clip.scene, "curve", np.asarray(clip.curves[seen]), np.asarray(clip.curves[heard]), len(clip.frames) / FPS, float(FPS))
 
-# %% ../../nbs/day08_proof/13_records.ipynb #8e93da0b
+# %% ../../nbs/day08_proof/13_records.ipynb #f41c6d06
 def against_truth(
     t: Track,       # what was noted, or Undefined
     true: Track,    # of the clip that was given
@@ -46,13 +46,13 @@ def against_truth(
     n = min(len(seen), len(heard)) if t.kind == "curve" else None
     return Track(t.scene, t.kind, seen[:n], heard[:n], t.seconds, t.fps)
 
-# %% ../../nbs/day08_proof/13_records.ipynb #96b77508
+# %% ../../nbs/day08_proof/13_records.ipynb #28aa564b
 def read_track(d: dict) -> Track:
     "A Track, or Undefined, from its JSON form."
     if "undefined" in d: return Undefined(d["undefined"])
     return Track(**{**d, "seen": np.asarray(d["seen"], float), "heard": np.asarray(d["heard"], float)})
 
-# %% ../../nbs/day08_proof/13_records.ipynb #b07f445b
+# %% ../../nbs/day08_proof/13_records.ipynb #bee321e1
 @lru_cache(1)
 def code_mark() -> str:
     "Changes whenever a measure changes."
@@ -63,7 +63,7 @@ def find_judge():
     try: return Judge.load()
     except AssetError as e: return Undefined(str(e))
 
-# %% ../../nbs/day08_proof/13_records.ipynb #5d917fee
+# %% ../../nbs/day08_proof/13_records.ipynb #d5300acc
 def about(i: int, clip: ToyClip) -> dict:
     "What was asked for."
     return dict(i=i, scene=clip.scene, attributes=clip.attributes, caption=clip.caption, held_out=is_held_out(clip.scene, clip.attributes))
@@ -73,7 +73,7 @@ def measure_clip(i: int, clip: ToyClip, frames, wave) -> dict:
     t = track(frames, wave, FPS, RATE, clip.scene)
     return about(i, clip) | dict(track=to_json(t), truth=to_json(truth(clip)))
 
-# %% ../../nbs/day08_proof/13_records.ipynb #171e88d4
+# %% ../../nbs/day08_proof/13_records.ipynb #daf684a1
 @patch
 def describe(self: Bench, frames, waves) -> tuple:  # list of readings, {"video", "audio", "joint", "i3d video", ...: (B, D)}
     "What the judge reads, its features, and those of the pretrained networks that were asked for."
@@ -82,7 +82,7 @@ def describe(self: Bench, frames, waves) -> tuple:  # list of readings, {"video"
     for name, say in self.describers().items(): out |= {f"{name} {k}": np.asarray(x, float) for k, x in say(frames, waves).items()}
     return judge.read(frames, waves) if defined(judge) else [judge] * len(frames), out
 
-# %% ../../nbs/day08_proof/13_records.ipynb #d17dc8ad
+# %% ../../nbs/day08_proof/13_records.ipynb #e7aca5ab
 @patch
 def the_judge(self: Bench):
     "Judge or Undefined, loaded once."
@@ -95,7 +95,7 @@ def describers(self: Bench) -> dict:
     if not hasattr(self, "_describers"): self._describers = {k: load_features(k, w) for k, w in self.settings.features.items()}
     return self._describers
 
-# %% ../../nbs/day08_proof/13_records.ipynb #e7cf7d58
+# %% ../../nbs/day08_proof/13_records.ipynb #5d8f0140
 @patch
 def measured(self: Bench, b: Batch) -> dict:
     "Make a batch, look at it, listen to it, and note everything that the page will need."
@@ -106,7 +106,7 @@ def measured(self: Bench, b: Batch) -> dict:
     for r, x in zip(rows, read): r["reading"] = to_json(x)
     return dict(mark=self.mark(), cost=vars(cost), clips=rows, features=to_json(feats))
 
-# %% ../../nbs/day08_proof/13_records.ipynb #20aca976
+# %% ../../nbs/day08_proof/13_records.ipynb #5c5cda36
 @patch
 def mark(self: Bench) -> str:
     "What the numbers of a record depend on, beside the clips."

@@ -6,7 +6,7 @@
 __all__ = ['OFFSETS', 'KINDS', 'Found', 'gather', 'find_parts', 'sync_table', 'shift_of', 'captions_table', 'quality', 'cost_of',
            'clip_score', 'extremes', 'part_summary', 'lags_ms', 'first', 'add_up']
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #a2544e2a
+# %% ../../nbs/day08_proof/15_summary.ipynb #93c04bba
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from .judge import Reading, caption_accuracy
 from .plan import Part, ProofSettings, batches, parts
 from .records import against_truth, read_track
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #9f2c1363
+# %% ../../nbs/day08_proof/15_summary.ipynb #856f8821
 @dataclass
 class Found:
     "What was noted about the clips of one part."
@@ -33,7 +33,7 @@ class Found:
     features: dict      # video, audio, joint -> (n, D)
     costs: list         # (clips, cost) of each batch
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #c7f4e361
+# %% ../../nbs/day08_proof/15_summary.ipynb #f83a53c0
 def _reading(d):
     return Undefined(d["undefined"]) if "undefined" in d else Reading(**d)
 
@@ -50,14 +50,14 @@ def gather(part: Part, records: list, cut: float = 0.) -> Found:
     return Found(part, rows, [cut_off(read_track(c["track"])) for c in rows], [cut_off(read_track(c["truth"])) for c in rows],
                  [_reading(c["reading"]) for c in rows], together, [(len(r["clips"]), r["cost"]) for r in records])
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #3dd6e5e6
+# %% ../../nbs/day08_proof/15_summary.ipynb #ba139e90
 def find_parts(bench: Bench) -> dict:   # name -> Found
     "All parts of a finished proof."
     s, work = bench.settings, batches(bench.settings)
     read = lambda p: [load_json(bench.path(b).with_suffix(".json")) for b in work if b.part.name == p.name]
     return {p.name: gather(p, read(p), s.prefix_seconds if p.given == "prefix" else 0.) for p in parts(s)}
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #52f16da2
+# %% ../../nbs/day08_proof/15_summary.ipynb #3f68dc69
 def sync_table(f: Found, rounds: int = 1000) -> dict:
     "Pooled sync of a part with the chance of its own clips, and the sync of either side with the truth where one was given."
     groups = [timing_group(r["scene"], r["attributes"]) for r in f.rows]
@@ -67,14 +67,14 @@ def sync_table(f: Found, rounds: int = 1000) -> dict:
         out["truth_" + side] = sync_of([against_truth(t, true, side) for t, true in zip(f.tracks, f.truths)], rounds)
     return out
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #e9ba875b
+# %% ../../nbs/day08_proof/15_summary.ipynb #6d85d764
 OFFSETS = tuple(round(k / 24, 4) for k in range(-12, 13))     # seconds
 
 def shift_of(f: Found):
     "Sync of a part when its sound is delayed on purpose."
     return shift_curve(f.tracks, OFFSETS)
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #4330bb41
+# %% ../../nbs/day08_proof/15_summary.ipynb #ca2faa8e
 def captions_table(f: Found) -> dict:
     "Accuracy of what the judge reads, for combinations that training had and for held-out ones; Undefined without a judge."
     if not any(map(defined, f.readings)): return dict(seen=f.readings[0], held_out=f.readings[0])
@@ -82,7 +82,7 @@ def captions_table(f: Found) -> dict:
     read = lambda pairs: caption_accuracy(*zip(*pairs)) if pairs else Undefined("no such combination among the clips")
     return dict(seen=read(of(False)), held_out=read(of(True)))
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #c003d3ca
+# %% ../../nbs/day08_proof/15_summary.ipynb #89e4dd39
 KINDS = ("video", "audio", "joint")     # of the toy features
 
 def _fewer(x, y, size):
@@ -98,7 +98,7 @@ def quality(f: Found, real: Found, size: int, kind: str) -> dict:
     if kind not in KINDS: x, y = _fewer(x, y, size)
     return dict(distance=frechet(x[:size], y[size:2 * size]), floor=frechet_floor(y, size))
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #bf515358
+# %% ../../nbs/day08_proof/15_summary.ipynb #fa4c66d8
 def cost_of(f: Found) -> dict:
     "Evaluations and seconds for each clip of a part."
     n = sum(k for k, _ in f.costs)
@@ -106,14 +106,14 @@ def cost_of(f: Found) -> dict:
     faults = sorted({c["fault"] for _, c in f.costs if c["fault"]})
     return dict(evaluations=max(c["evaluations"] for _, c in f.costs), walk_s=mean("walk"), decode_s=mean("decode"), faults=faults)
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #84f1e3be
+# %% ../../nbs/day08_proof/15_summary.ipynb #b3455f99
 def clip_score(t):
     "F1 or correlation of one clip, or Undefined."
     c = track_sync(t)
     if not defined(c): return c
     return c.correlation if c.kind == "curve" else 2 * c.n_matched / (c.n_seen + c.n_heard)
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #03b273b9
+# %% ../../nbs/day08_proof/15_summary.ipynb #e01e514c
 def extremes(f: Found, k: int) -> tuple:    # (best, worst): row numbers
     "k clips at either end."
     found = [(clip_score(t), i) for i, t in enumerate(f.tracks)]
@@ -125,20 +125,20 @@ def extremes(f: Found, k: int) -> tuple:    # (best, worst): row numbers
     worst = [i for i in undefined + order if i not in best][:k]
     return best, worst
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #6821ceca
+# %% ../../nbs/day08_proof/15_summary.ipynb #f25f53d1
 def part_summary(f: Found, real: Found, size: int) -> dict:
     "Everything about one part."
     out = dict(title=f.part.title, n=len(f.rows), given=f.part.given, **sync_table(f), captions=captions_table(f), cost=cost_of(f),
                steps=f.part.steps, guidance=f.part.guidance.model_dump())
     return out | dict(quality={k: quality(f, real, size, k) for k in (*KINDS, *(k for k in real.features if k not in KINDS))}) if f.part.name not in ("raw", "real") else out
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #9def20f1
+# %% ../../nbs/day08_proof/15_summary.ipynb #09e5d156
 def lags_ms(f: Found) -> list:
     "Delays of all matched events of a part, milliseconds."
     each = [track_sync(t) for t in f.tracks]
     return [float(1000 * x) for c in each if defined(c) and c.kind == "events" for x in c.lags]
 
-# %% ../../nbs/day08_proof/15_summary.ipynb #1db10526
+# %% ../../nbs/day08_proof/15_summary.ipynb #69fd4b61
 def first(f: Found, k: int) -> Found:
     "The first k clips of a part: to be compared with a smaller part of the same captions and noise."
     return Found(f.part, f.rows[:k], f.tracks[:k], f.truths[:k], f.readings[:k], {n: x[:k] for n, x in f.features.items()}, f.costs)
