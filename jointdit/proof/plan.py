@@ -6,7 +6,7 @@
 __all__ = ['SCENES', 'Part', 'ProofSettings', 'scaled', 'without_joint', 'parts', 'evaluations', 'proof_clip', 'Batch', 'batches',
            'price', 'proof_key']
 
-# %% ../../nbs/day08_proof/11_plan.ipynb #2ae84b67
+# %% ../../nbs/day08_proof/11_plan.ipynb #b1c47d41
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -18,7 +18,7 @@ from ..sample.solvers import SamplerSettings
 from ..settings import Runtime
 from ..toyworld import SPEC, ToyClip, is_held_out, make_clip
 
-# %% ../../nbs/day08_proof/11_plan.ipynb #475ed370
+# %% ../../nbs/day08_proof/11_plan.ipynb #557c5149
 @dataclass(frozen=True)
 class Part:
     "Clips that are made in one way."
@@ -33,7 +33,7 @@ class Part:
     @property
     def made(self) -> bool: return self.given not in ("raw", "real")
 
-# %% ../../nbs/day08_proof/11_plan.ipynb #b247dd62
+# %% ../../nbs/day08_proof/11_plan.ipynb #bb5e5301
 class ProofSettings(SamplerSettings):
     "configs/day08_proof.yaml: a checkpoint, and how hard it is looked at."
     ENV: ClassVar[dict[str, str]] = {"PROOF_CLIPS": "clips", "JOINTDIT_CKPT": "ckpt"}
@@ -50,7 +50,7 @@ class ProofSettings(SamplerSettings):
     features: dict[str, str] = Field(default_factory=dict, description="pretrained features beside the toy ones: i3d or clap -> folder or file")
     runtime: Runtime = Field(default_factory=Runtime, description="device and dtype")
 
-# %% ../../nbs/day08_proof/11_plan.ipynb #a7c0ac9c
+# %% ../../nbs/day08_proof/11_plan.ipynb #eb2420f1
 def scaled(g: Guidance, by: float) -> Guidance:
     "The same guidance with all weights multiplied."
     names = ("weight_v", "weight_a", "weight_txt", "weight_neg_txt", "weight_img")
@@ -60,7 +60,7 @@ def without_joint(g: Guidance) -> Guidance:
     "Guidance for streams that cannot see each other: there is nothing joint to exaggerate."
     return g.model_copy(update=dict(weight_v=0., weight_a=0.))
 
-# %% ../../nbs/day08_proof/11_plan.ipynb #633dc29c
+# %% ../../nbs/day08_proof/11_plan.ipynb #5689e079
 def parts(s: ProofSettings) -> list:    # of Part, real clips first
     "Everything that a proof measures, in the order in which it is made."
     few, half, g = max(4, s.clips // 4), max(4, s.clips // 2), s.guidance
@@ -71,7 +71,7 @@ def parts(s: ProofSettings) -> list:    # of Part, real clips first
             ("a2v", "audio → video", few, "a2v", g), ("continue", "continuation", few, "prefix", g)]
     return [Part(name, title, n, given, w, name == "iso", s.steps) for name, title, n, given, w in rows]
 
-# %% ../../nbs/day08_proof/11_plan.ipynb #ddffc3c9
+# %% ../../nbs/day08_proof/11_plan.ipynb #121de230
 def evaluations(p: Part, solver: str = "euler") -> int:
     "Model evaluations for one clip of a part, all branches counted."
     if not p.made: return 0
@@ -79,7 +79,7 @@ def evaluations(p: Part, solver: str = "euler") -> int:
     n = len(plan_branches(p.guidance, ("v", "a"), free, text=True, image=p.given == "first_frame"))
     return n * (p.steps if solver == "euler" else 2 * p.steps - 1)
 
-# %% ../../nbs/day08_proof/11_plan.ipynb #2cf5ee6d
+# %% ../../nbs/day08_proof/11_plan.ipynb #495db29b
 SCENES = tuple(SPEC)
 
 def proof_clip(
@@ -89,7 +89,7 @@ def proof_clip(
     "Clip number i of a proof: the same on every machine."
     return make_clip(f"proof {seed} {i}", scene=SCENES[i % len(SCENES)], split="test")
 
-# %% ../../nbs/day08_proof/11_plan.ipynb #ba0c33d4
+# %% ../../nbs/day08_proof/11_plan.ipynb #9e60237f
 @dataclass(frozen=True)
 class Batch:
     "Some clips of a part: what a worker does at once."
@@ -106,13 +106,13 @@ def batches(s: ProofSettings) -> list:
     "All the work of a proof."
     return [Batch(p, i, min(i + s.batch, p.clips)) for p in parts(s) for i in range(0, p.clips, s.batch)]
 
-# %% ../../nbs/day08_proof/11_plan.ipynb #0656f942
+# %% ../../nbs/day08_proof/11_plan.ipynb #47758765
 def price(b: Batch) -> float:
     "Rough seconds of one core for a batch: the walk, the codecs, the measures."
     walk, decode, measure = .010, .0 if b.part.given == "raw" else .5 if b.part.given == "real" else .35, .08
     return (b.hi - b.lo) * (evaluations(b.part) * walk + decode + measure)
 
-# %% ../../nbs/day08_proof/11_plan.ipynb #0e81c453
+# %% ../../nbs/day08_proof/11_plan.ipynb #93e4d928
 def proof_key(
     s: ProofSettings,
     checkpoint: str,  # its hash
