@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jointdit.core import JointDiTError, SettingsError
+from jointdit.toyscenes import SPEEDS
 from jointdit.toyworld import (FPS, FRAMES, RATE, SECONDS, SHARP, captions_of, clip_row, combinations, held_out, is_held_out, make_clip,
                                procedural_frames, procedural_wave, render_batch, spec, write_dataset)
 
@@ -152,7 +153,7 @@ def test_swell_and_rotor_sound_as_they_look():
              for w in (c.wave[int(t * RATE) - 320:][:640] for t in (np.arange(FRAMES) + .5) / FPS)]
         assert np.corrcoef(f, c.curves["speed"])[0, 1] > .98
         at = np.interp(c.events[0]["time"], (np.arange(FRAMES) + .5) / FPS, c.curves["speed"])
-        assert abs(at - (.35 + 2.6) / 2) < .5  # the ramp's middle
+        assert abs(at - sum(SPEEDS) / 2) < .18  # the middle of the ramp
 
 
 # ---- events and picture
