@@ -3,20 +3,21 @@
 # %% auto #0
 __all__ = ['SOURCES', 'how_to_get', 'ClapFeatures', 'load_features', 'distances']
 
-# %% ../../nbs/day08_proof/08_features.ipynb #4b3fa65d
+# %% ../../nbs/day08_proof/08_features.ipynb #2625b5b9
 from pathlib import Path
 
 import numpy as np
 import torch
 from fastcore.basics import patch
 
+from ..assets.audio_codec import no_bar
 from ..core import AssetError, SettingsError
 from ..measure.frechet import frechet, frechet_floor, principal
 from .i3d import i3d_features, load_i3d
 from .judge import Judge
 from ..toyworld import RATE
 
-# %% ../../nbs/day08_proof/08_features.ipynb #931e93f0
+# %% ../../nbs/day08_proof/08_features.ipynb #043c5941
 SOURCES = {
     "toy": dict(kinds=("video", "audio", "joint"), what="the judge's features; shipped"),
     "i3d": dict(kinds=("video",), what="FVD: 400 outputs of I3D, trained on Kinetics", size="47 MB", licence="MIT (package), Apache-2.0 (weights, DeepMind)",
@@ -24,27 +25,27 @@ SOURCES = {
     "clap": dict(kinds=("audio",), what="512 outputs of CLAP's audio tower", size="615 MB", licence="Apache-2.0",
                  get="hf download laion/clap-htsat-unfused --local-dir assets/models/clap, and give that folder")}
 
-# %% ../../nbs/day08_proof/08_features.ipynb #d3d2508a
+# %% ../../nbs/day08_proof/08_features.ipynb #06eec1a8
 def how_to_get(name, weights):
     "The paragraph for a person who lacks the weights."
     s = SOURCES[name]
     said = f"there is nothing at {weights}" if weights else "no weights were given"
     return f"{name} features ({s['what']}): {said}. To get them: {s['get']} ({s['size']}; licence {s['licence']}). The toy features need nothing."
 
-# %% ../../nbs/day08_proof/08_features.ipynb #2312ee4d
+# %% ../../nbs/day08_proof/08_features.ipynb #b18d590c
 class ClapFeatures:
     "The audio tower of CLAP from a local folder. Raises AssetError."
     def __init__(self, folder):
         from transformers import ClapFeatureExtractor, ClapModel
         try:
             self.front = ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
-            self.model, info = ClapModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            with no_bar(): self.model, info = ClapModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         except Exception as e: raise AssetError(f"{folder} holds no CLAP model that transformers can read: {str(e)[:300]}") from None
         if info["missing_keys"]: raise AssetError(f"the CLAP weights in {folder} lack {len(info['missing_keys'])} tensors, such as {sorted(info['missing_keys'])[0]}.")
         self.model.eval().requires_grad_(False)
         self.cut = "fusion" if self.model.config.audio_config.enable_fusion else "rand_trunc"
 
-# %% ../../nbs/day08_proof/08_features.ipynb #37ce2289
+# %% ../../nbs/day08_proof/08_features.ipynb #780061a7
 @patch
 @torch.no_grad()
 def __call__(self: ClapFeatures, frames, waves, batch=8): # {"audio": (B, D)}
@@ -58,7 +59,7 @@ def __call__(self: ClapFeatures, frames, waves, batch=8): # {"audio": (B, D)}
         out.append((got if torch.is_tensor(got) else got.pooler_output).float())
     return {"audio": torch.cat(out).numpy()}
 
-# %% ../../nbs/day08_proof/08_features.ipynb #82c4327c
+# %% ../../nbs/day08_proof/08_features.ipynb #1e15c87d
 def load_features(
     name="toy",    # "toy", "i3d" or "clap"
     weights=None,  # where they lie: a folder of a judge (default: the shipped one), the I3D file, the CLAP folder
@@ -74,14 +75,14 @@ def load_features(
     net = load_i3d(weights)
     return lambda frames, waves=None, batch=4: {"video": i3d_features(net, frames, size, batch)}
 
-# %% ../../nbs/day08_proof/08_features.ipynb #c87c670b
+# %% ../../nbs/day08_proof/08_features.ipynb #b2213275
 def _reduced(real, fake, dims):
     "Both sets on at most `dims` directions of the real one."
     if dims is None or np.ndim(real) != 2 or np.shape(real)[1] <= dims or not np.isfinite(real).all(): return real, fake
     p = principal(real, dims)
     return p(real), p(fake)
 
-# %% ../../nbs/day08_proof/08_features.ipynb #10627e5f
+# %% ../../nbs/day08_proof/08_features.ipynb #94ec6c80
 def distances(
     real,          # features of real clips, {"video": (N, D), ...}; with 2 M clips the floor has the sets' own size
     generated,     # the same of M generated clips
