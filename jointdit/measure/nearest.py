@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['nearest', 'describe', 'nearest_clips', 'Memorisation', 'memorisation']
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #f6e27dd1
+# %% ../../nbs/day08_proof/06_nearest.ipynb #2be34e48
 from dataclasses import dataclass
 
 import numpy as np
 
 from .undefined import Undefined
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #dce5a217
+# %% ../../nbs/day08_proof/06_nearest.ipynb #557c783c
 def nearest(
     queries,    # (N, D)
     bank,       # (M, D)
@@ -25,7 +25,7 @@ def nearest(
         dist.append(((x - b[index[-1]])**2).mean(1))  # exact: the shortcut above loses digits where it matters most
     return np.sqrt(np.concatenate(dist)), np.concatenate(index)
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #aa34de78
+# %% ../../nbs/day08_proof/06_nearest.ipynb #ae9587af
 def describe(
     v,  # (B, T, C, H, W) normalised video latents
     a,  # (B, C, L, F) normalised audio latents
@@ -38,7 +38,7 @@ def describe(
     hear = _on_frames(a, T)
     return np.concatenate([see/see.shape[2]**.5, hear/hear.shape[2]**.5], 2)
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #bd95eaee
+# %% ../../nbs/day08_proof/06_nearest.ipynb #e65cfdf2
 def _on_frames(a, T):
     "Audio latents (B, C, L, F) as one row a frame (B, T, C F/4)."
     B, C, L, F = a.shape
@@ -50,7 +50,7 @@ def _on_frames(a, T):
     rows = a.transpose(0, 2, 1, 3).reshape(B, L, -1)
     return rows[:, i]*(1 - f) + rows[:, np.minimum(i + 1, L - 1)]*f
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #14039f2b
+# %% ../../nbs/day08_proof/06_nearest.ipynb #e625ad15
 def nearest_clips(
     queries,           # (N, T, D) rows of `describe`
     bank,              # (M, T, D)
@@ -68,7 +68,7 @@ def nearest_clips(
     at = np.arange(len(q))
     return d[k, at], i[k, at], np.asarray(shifts)[k]
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #b9370c1d
+# %% ../../nbs/day08_proof/06_nearest.ipynb #7e68af36
 @dataclass(frozen=True)
 class Memorisation:
     "Distances to the nearest training clip: generated against held-out real."
@@ -83,13 +83,13 @@ class Memorisation:
     @property
     def copied(self): return self.high < 0 or self.copies > 0
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #b2950968
+# %% ../../nbs/day08_proof/06_nearest.ipynb #b04d60ce
 def _too_little(g, h, at_least):
     "A reason why nothing can be said, or None."
     if min(len(g), len(h)) < at_least: return f"too few clips: {len(g)} generated and {len(h)} held out, at least {at_least} of each are needed"
     if not (np.isfinite(g).all() and np.isfinite(h).all()): return "a distance is NaN or infinite"
 
-# %% ../../nbs/day08_proof/06_nearest.ipynb #eaaf2f5c
+# %% ../../nbs/day08_proof/06_nearest.ipynb #3a1e239e
 def memorisation(
     generated,      # (N,) distances of generated clips to their nearest training clip
     held_out,       # (M,) the same for real clips that training did not see

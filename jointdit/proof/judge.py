@@ -5,7 +5,7 @@ __all__ = ['Judge', 'save_judge', 'unreadable', 'Reading', 'probabilities', 'bes
            'caption_accuracy', 'JudgeNet', 'QUESTIONS', 'AUDIBLE', 'SCENES', 'ANSWERS', 'WEAR_V', 'WEAR_A', 'eye_input',
            'ear_input']
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #be42f285
+# %% ../../nbs/day08_proof/07b_judge.ipynb #669f7ec5
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +18,16 @@ from ..measure.undefined import Undefined
 from .judge_net import ANSWERS, AUDIBLE, QUESTIONS, SCENES, WEAR_A, WEAR_V, JudgeNet, ear_input, eye_input
 from ..toyworld import FPS, RATE, SPEC
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #b9dfe046
+# %% ../../nbs/day08_proof/07b_judge.ipynb #40087aec
 _all_ = ["JudgeNet", "QUESTIONS", "AUDIBLE", "SCENES", "ANSWERS", "WEAR_V", "WEAR_A", "eye_input", "ear_input"]
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #af436b3a
+# %% ../../nbs/day08_proof/07b_judge.ipynb #462b2ce8
 class Judge:
     "Reads what clips show and sound like, and describes them by a few numbers."
     def __init__(self, net, card=None, fingerprint="unsaved"):
         self.net, self.card, self.fingerprint = net.eval().requires_grad_(False), card or {}, fingerprint
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #a68acaa8
+# %% ../../nbs/day08_proof/07b_judge.ipynb #2000f282
 @patch(cls_method=True)
 def load(cls: Judge, path="toy:judge"):
     "The shipped judge, or one of your own. Raises AssetError."
@@ -40,7 +40,7 @@ def load(cls: Judge, path="toy:judge"):
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()})
     return cls(net, card, file_hash(file)[:16])
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #be54371b
+# %% ../../nbs/day08_proof/07b_judge.ipynb #682db28a
 def save_judge(net, folder, card):
     "Write a judge: fp16 weights and their card."
     from safetensors.torch import save_file
@@ -51,7 +51,7 @@ def save_judge(net, folder, card):
     write_atomic(Path(folder)/"model.safetensors", put)
     return save_json(Path(folder)/"card.json", dict(config=net.config, **card))
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #94b2e1c1
+# %% ../../nbs/day08_proof/07b_judge.ipynb #7ac00859
 def unreadable(
     frames, # (T, H, W, 3) uint8, or None
     wave,   # (n,) at 16 kHz, or None
@@ -63,7 +63,7 @@ def unreadable(
     if abs(len(wave)/RATE - len(frames)/FPS) > 1/FPS:
         return f"picture and sound differ in length: {len(frames)/FPS:.2f} s and {len(wave)/RATE:.2f} s"
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #412b7e82
+# %% ../../nbs/day08_proof/07b_judge.ipynb #9dae9edc
 @patch
 @torch.no_grad()
 def look(self: Judge,
@@ -79,7 +79,7 @@ def look(self: Judge,
         parts.append({k: v.float() for k, v in out.items()})
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #e5e7ddbd
+# %% ../../nbs/day08_proof/07b_judge.ipynb #88c829b3
 @patch
 def features(self: Judge,
     frames,    # (B, T, H, W, 3) uint8
@@ -90,7 +90,7 @@ def features(self: Judge,
     got = self.look(frames, waves, batch)
     return {k: got[k].numpy() for k in ("video", "audio", "joint")}
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #fa8ce9f9
+# %% ../../nbs/day08_proof/07b_judge.ipynb #856e080b
 @dataclass(frozen=True)
 class Reading:
     "What the judge reads from one clip."
@@ -101,7 +101,7 @@ class Reading:
     sure: dict        # "scene" and each attribute -> probability of the answer
     sync: float       # 0 ... 1: do picture and sound belong together?
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #4e498bbc
+# %% ../../nbs/day08_proof/07b_judge.ipynb #bbd603e2
 def probabilities(row, scene=None): # {attribute: (values,) probabilities} of one stream's logits (ANSWERS,)
     "The answers to a scene's questions, or to the question for the scene."
     return {a: row[q].softmax(0) for (s, a), q in QUESTIONS.items() if s == scene}
@@ -113,7 +113,7 @@ def best(p, scene): # {attribute: value}
 def agree(p, q): # two witnesses: the normalised product of what they hold likely
     return {a: (x*q[a] if a in q else x)/(x*q[a] if a in q else x).sum().clamp_min(1e-12) for a, x in p.items()}
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #7b34a55a
+# %% ../../nbs/day08_proof/07b_judge.ipynb #3c337a04
 @patch
 def reading(self: Judge, got, silent=False):
     "One clip's outputs as a `Reading`; without sound, the picture alone decides."
@@ -127,7 +127,7 @@ def reading(self: Judge, got, silent=False):
     return Reading(scene, best(all_, scene), {**best(see, None), **best(s, scene)}, {**best(hear, None), **best(h, scene)}, sure,
                    0. if silent else float(got["sync"][0].sigmoid()))
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #310c11e0
+# %% ../../nbs/day08_proof/07b_judge.ipynb #a09404ec
 @patch
 def study(self: Judge,
     frames,    # (B, T, H, W, 3) uint8
@@ -139,7 +139,7 @@ def study(self: Judge,
     one = lambda i: self.reading({k: v[i] for k, v in got.items()}, np.abs(waves[i]).max() < 1e-4)
     return [Undefined(r) if r else one(i) for i, r in enumerate(reasons)], {k: got[k].numpy() for k in ("video", "audio", "joint")}
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #4fabfde8
+# %% ../../nbs/day08_proof/07b_judge.ipynb #a5fd168e
 @patch
 def read(self: Judge,
     frames,    # (B, T, H, W, 3) uint8, or a list of clips of any lengths
@@ -155,7 +155,7 @@ def read(self: Judge,
         for i, r in zip(same, found): out[i] = r
     return out
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #63b15c0b
+# %% ../../nbs/day08_proof/07b_judge.ipynb #d5b4e8e1
 @dataclass(frozen=True)
 class Share:
     "A share of clips with its 95 % interval (Wilson, 1927)."
@@ -166,7 +166,7 @@ class Share:
     def __float__(self): return self.value
     def __str__(self): return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%} of {self.n})"
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #8296209b
+# %% ../../nbs/day08_proof/07b_judge.ipynb #edc5d538
 def share(
     right, # list of bool
     z=1.96,
@@ -177,7 +177,7 @@ def share(
     mid, half = (p + z*z/2/n)/(1 + z*z/n), z/(1 + z*z/n)*(p*(1 - p)/n + z*z/4/n/n)**.5
     return Share(p, max(mid - half, 0.), min(mid + half, 1.), n)
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #70bcb1d3
+# %% ../../nbs/day08_proof/07b_judge.ipynb #2cc6b74d
 def marks(
     reading,     # Reading, or Undefined, which is wrong in everything
     scene,       # that was asked for
@@ -191,13 +191,13 @@ def marks(
     asked = dict(scene=scene, **attributes)
     return {a: got.get("scene") == scene and got.get(a) == asked[a] for a in names}
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #d4f31427
+# %% ../../nbs/day08_proof/07b_judge.ipynb #e320dc47
 def _table(rows):
     "Shares of a list of marks."
     names = dict.fromkeys(a for m in rows for a in m)
     return dict(n=len(rows), all=share([all(m.values()) for m in rows]), attributes={a: share([m[a] for m in rows if a in m]) for a in names})
 
-# %% ../../nbs/day08_proof/07b_judge.ipynb #2082cf39
+# %% ../../nbs/day08_proof/07b_judge.ipynb #6173e2ed
 def caption_accuracy(
     readings,      # list of Reading (or Undefined, which counts as wrong)
     wanted,        # for each: anything with scene and attributes, such as a ToyClip or a row of metadata.jsonl
