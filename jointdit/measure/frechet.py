@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['gaussian', 'root', 'gaussian_distance', 'Frechet', 'frechet', 'frechet_floor', 'principal']
 
-# %% ../../nbs/day08_proof/05_frechet.ipynb #472e7af6
+# %% ../../nbs/day08_proof/05_frechet.ipynb #f68ac257
 from dataclasses import dataclass
 
 import numpy as np
 
 from .undefined import Undefined
 
-# %% ../../nbs/day08_proof/05_frechet.ipynb #252fa68f
+# %% ../../nbs/day08_proof/05_frechet.ipynb #520c8c45
 def gaussian(x):
     "Mean (D,) and covariance (D, D) of features (N, D)."
     x = np.asarray(x, np.float64)
@@ -21,7 +21,7 @@ def root(c):
     w, v = np.linalg.eigh(c)
     return (v*np.sqrt(np.maximum(w, 0))) @ v.T
 
-# %% ../../nbs/day08_proof/05_frechet.ipynb #85b72c82
+# %% ../../nbs/day08_proof/05_frechet.ipynb #ef2ae6a0
 def gaussian_distance(
     mx, cx,   # mean (D,) and covariance (D, D) of one heap
     my, cy,   # of the other
@@ -32,7 +32,7 @@ def gaussian_distance(
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(rx @ cy @ rx), 0)).sum()
     return max(float(((mx - my)**2).sum() + np.trace(cx) + np.trace(cy) - 2*cross), 0.)
 
-# %% ../../nbs/day08_proof/05_frechet.ipynb #8a08fc15
+# %% ../../nbs/day08_proof/05_frechet.ipynb #efb9bd64
 def _why_not(x, y, need):
     "A reason why no distance exists, or None."
     for name, f in (("first", x), ("second", y)):
@@ -42,13 +42,13 @@ def _why_not(x, y, need):
         if np.ptp(f, axis=0).max(initial=0) <= 1e-9*(1 + np.abs(f).max()): return f"the {name} features are constant"
     if x.shape[1] != y.shape[1]: return f"the features have {x.shape[1]} and {y.shape[1]} dimensions"
 
-# %% ../../nbs/day08_proof/05_frechet.ipynb #2f048f6f
+# %% ../../nbs/day08_proof/05_frechet.ipynb #0127290a
 def _resampled(x, y, times, rng):
     "Distances (times,) of heaps drawn with replacement."
     draw = lambda f: gaussian(f[rng.integers(len(f), size=len(f))])
     return np.array([gaussian_distance(*draw(x), *draw(y)) for _ in range(times)])
 
-# %% ../../nbs/day08_proof/05_frechet.ipynb #49e1d44e
+# %% ../../nbs/day08_proof/05_frechet.ipynb #e79c40f8
 @dataclass(frozen=True)
 class Frechet:
     "A squared Fréchet distance with its bootstrap interval of 95 %."
@@ -61,7 +61,7 @@ class Frechet:
     def __float__(self): return self.value
     def __str__(self): return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g}; {self.n} and {self.m} clips)"
 
-# %% ../../nbs/day08_proof/05_frechet.ipynb #25d375fd
+# %% ../../nbs/day08_proof/05_frechet.ipynb #17191bec
 def frechet(
     x,              # (N, D) features of one set of clips
     y,              # (M, D) of another
@@ -79,7 +79,7 @@ def frechet(
         off = np.quantile(again - again.mean(), [.025, .975])
     return Frechet(value, max(value + off[0], 0.), value + off[1], len(x), len(y), x.shape[1])
 
-# %% ../../nbs/day08_proof/05_frechet.ipynb #e1d130d4
+# %% ../../nbs/day08_proof/05_frechet.ipynb #b4b1297f
 def frechet_floor(
     real,      # (N, D) features of real clips
     size=None, # clips in each of the two sets; None: half of N
@@ -98,7 +98,7 @@ def frechet_floor(
     v = [f.value for f in found]
     return Frechet(float(np.mean(v)), *map(float, np.quantile(v, [.025, .975])), size, size, real.shape[1])
 
-# %% ../../nbs/day08_proof/05_frechet.ipynb #fc6a9147
+# %% ../../nbs/day08_proof/05_frechet.ipynb #b5c49584
 def principal(
     reference,  # (N, D) features of real clips
     k,          # directions to keep

@@ -4,7 +4,7 @@
 __all__ = ['SCENES', 'QUESTIONS', 'ANSWERS', 'AUDIBLE', 'WEAR_V', 'WEAR_A', 'questions', 'eye_input', 'ear_input', 'conv', 'Eye',
            'Ear', 'Over', 'Summary', 'JudgeNet']
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #c859e119
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #ceeb075a
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import nn
 from ..assets.audio_codec import HOP, log_mel
 from ..toyworld import SPEC
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #aa4f9a9b
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #9e7062ab
 SCENES = tuple(SPEC)
 
 def questions(): # {(scene, attribute): slice}; the question for the scene itself is (None, "scene")
@@ -24,14 +24,14 @@ def questions(): # {(scene, attribute): slice}; the question for the scene itsel
         for a, values in SPEC[s].items(): out[s, a], at = slice(at, at + len(values)), at + len(values)
     return out
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #e764954d
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #058b8aef
 QUESTIONS = questions()
 ANSWERS = max(s.stop for s in QUESTIONS.values())
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #7b0fcd66
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #e774856f
 AUDIBLE = {"ball": ("size", "material"), "mallet": ("colour", "material", "tempo"), "swell": ("shape", "tempo"), "rotor": ("size", "motion")}
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #6e685f97
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #688da2cf
 def eye_input(
     frames, # (B, T, H, W, 3) uint8, array or tensor
 ):          # (B, T, 3, 64, 64) fp32 in 0 ... 1
@@ -41,7 +41,7 @@ def eye_input(
     if x.shape[-2:] == (64, 64): return x
     return F.interpolate(x.flatten(0, 1), (64, 64), mode="area").unflatten(0, x.shape[:2])
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #14fb27f9
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #e6ff3dda
 def ear_input(
     waves, # (B, n) in [-1, 1] at 16 kHz
     T,     # frames of the picture
@@ -51,12 +51,12 @@ def ear_input(
     m = log_mel(w, max(1, round(w.shape[-1]/HOP))).transpose(1, 2)
     return (F.interpolate(m, 8*T, mode="linear", align_corners=False).transpose(1, 2) + 7)/3
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #c27ceaf7
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #53c516ff
 def conv(i, o, k, stride):
     "A convolution that divides the size by its stride."
     return nn.Sequential(nn.Conv2d(i, o, k, stride, (k - stride + 1)//2, bias=False), nn.BatchNorm2d(o), nn.SiLU())
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #3ab1e4f8
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #e09ed1f2
 class Eye(nn.Module):
     "Frames (B, T, 3, 64, 64) to one vector a frame (B, width, T)."
     def __init__(self, width):
@@ -67,7 +67,7 @@ class Eye(nn.Module):
         h = self.look(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         return self.place(h.flatten(1)).unflatten(0, x.shape[:2]).transpose(1, 2)
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #c414a7ce
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #dcf2294d
 class Ear(nn.Module):
     "Log-mel (B, 8 T, 64) to one vector a frame (B, width, T)."
     def __init__(self, width):
@@ -78,7 +78,7 @@ class Ear(nn.Module):
         h = self.listen(x[:, None])
         return self.place(h.permute(0, 2, 1, 3).flatten(2)).transpose(1, 2)
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #fc56abc0
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #1bdc9082
 class Over(nn.Module):
     "A residual convolution over time (B, width, T)."
     def __init__(self, width):
@@ -86,7 +86,7 @@ class Over(nn.Module):
         self.conv, self.norm = nn.Conv1d(width, width, 5, padding=2, bias=False), nn.BatchNorm1d(width)
     def forward(self, x): return x + F.silu(self.norm(self.conv(x)))
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #1f7eae51
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #19c0e1a5
 class Summary(nn.Module):
     "A track (B, width, T) in one vector (B, dim)."
     def __init__(self, width, dim):
@@ -96,7 +96,7 @@ class Summary(nn.Module):
         half = x.shape[2]//2
         return self.out(torch.cat([x.mean(2), x.amax(2), x[..., half:].mean(2) - x[..., :half].mean(2)], 1))
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #0cebdc11
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #91defa17
 WEAR_V, WEAR_A = 5, 3  # kinds of wear that the judge is asked about: see the training
 
 class JudgeNet(nn.Module):
@@ -108,7 +108,7 @@ class JudgeNet(nn.Module):
         self.both = nn.Sequential(nn.Conv1d(2*width, 96, 5, padding=2), nn.SiLU(), Over(96), Over(96), Summary(96, dim))
         self.seen, self.heard, self.sync = nn.Linear(dim, ANSWERS + WEAR_V), nn.Linear(dim, ANSWERS + WEAR_A), nn.Linear(dim, 2)
 
-# %% ../../nbs/day08_proof/07a_judge_net.ipynb #976bbe3e
+# %% ../../nbs/day08_proof/07a_judge_net.ipynb #ed18cdbb
 @patch
 def forward(self: JudgeNet,
     frames,  # (B, T, 3, 64, 64) in 0 ... 1
