@@ -162,3 +162,28 @@ def test_the_cache_keeps_what_they_said(folders, conditioner, tmp_path):
     assert b["t_ctx"].more["audioldm2.generated"].shape == (2, 8, 24) and b["i_ctx"].more["svd.latent"].shape == (2, 4, 8, 8)
     assert data.absent_text.more["audioldm2.t5_mask"].sum() == 1
     assert data.index["recipe"]["text_encoder"] == conditioner.fingerprint
+
+
+def test_from_clips_to_a_clip_and_again(folders, tmp_path):
+    "Cache, Stage A, sampling with a picture, card and replay: the commands of the native model, with published experts."
+    from jointdit.data.cache import CacheSettings, build_cache
+    from jointdit.data.media import write_video
+    from jointdit.sample.infer import generate, replay
+    from jointdit.sample.request import InferSettings
+    from jointdit.toyworld import make_clip, write_dataset
+    from jointdit.train.stage import train_stage
+    from jointdit.train.trainer import TrainSettings
+    from PIL import Image
+    write_dataset(tmp_path/"clips", 2, 1, write_video=write_video)
+    codecs = dict(video_vae_path=str(folders[0]/"vae"), audio_vae_path=str(folders[1]/"vae"))
+    clip, cpu = dict(experts=[str(f) for f in folders]), dict(device="cpu", dtype="fp32", threads=1)
+    build_cache(CacheSettings(data_root=str(tmp_path/"clips"), cache_dir=str(tmp_path/"cache"), seconds=.5, clip=clip, workers=0, runtime=cpu, **codecs))
+    out = dict(ckpt_root=str(tmp_path/"ckpt"), log_root=str(tmp_path/"logs"), eval_clips=0, samples=0, tensorboard=False)
+    experts = {f"expert_{s}": dict(folder=str(f)) for s, f in zip("va", folders)}
+    a = train_stage(TrainSettings(data=dict(cache_dir=str(tmp_path/"cache"), batch_size=2), max_steps=1, runtime=cpu, groups=[dict(match="joint", lr=1e-3), dict(match="cond", lr=1e-3)],
+                                  model=dict(width_v=32, width_a=32, heads=2, head_dim=16, n_text=24, n_image=8, cond_width=16) | experts, output=out))
+    Image.fromarray(make_clip(1).frames[0]).save(tmp_path/"first.png")
+    s = InferSettings(ckpt=str(a.checkpoint), prompt="a ball", steps=2, out_dir=str(tmp_path/"out"), clip=clip | dict(image_path=str(tmp_path/"first.png")), runtime=cpu, **codecs)
+    r = generate(s, say=lambda line: None)[0]
+    assert len(r.frames) == 6 and len(r.wave) == 8000 and r.card["evaluations"] > 2
+    assert (replay(r.card_path, tmp_path/"again", say=lambda line: None).frames == r.frames).all()
