@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_DATA', 'table_of', 'clip_view', 'job_view', 'Desk', 'build']
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #5c347049
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #cf2a2769
 import html
 import gradio as gr
 from dataclasses import asdict
@@ -15,11 +15,11 @@ from .looking import Codecs, look, places, show
 from .paths import roots_of
 from .widgets import badge, bar, empty, facts, file_url, guarded, pair, player, problem_list
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #109289c4
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #772de731
 NO_DATA = ("There is no data here yet. Start caching below: without clips of your own it first writes the toy world's, and then encodes them. "
            "Your own clips go into data/, or start the app with --data-root.")
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #f11470e4
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #294252d3
 def table_of(seen) -> str:
     "The doctor's table and the problems, as HTML."
     none = [k for k, v in seen.facts if v == "0"]
@@ -28,7 +28,7 @@ def table_of(seen) -> str:
     n = len(seen.problems)
     return out + f'<h4 class="jd-sub">{n} problem{"s" if n > 1 else ""}</h4>' + problem_list(seen.problems)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #81f7a250
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #96e2dbe0
 def clip_view(shown) -> str:
     "Two players in step, the facts, and both on one time axis, as HTML."
     players = pair([player(shown.original, "Original", "not there any more, or outside of the data root" if shown.original is None else "", step=True),
@@ -36,7 +36,7 @@ def clip_view(shown) -> str:
     picture = f'<img class="jd-sheet" src="{html.escape(file_url(shown.picture))}" alt="Frames and spectrograms over one time axis: the original above, the decoded below">'
     return players + facts(shown.facts) + picture
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #c1084c9e
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #b3d5ba27
 def job_view(s) -> str:
     "A caching job as HTML."
     bits = [f"{s.done:,} of {s.total:,}" if s.total and s.state == "running" else "", f"{s.left} left" if s.left and s.state == "running" else ""]
@@ -44,7 +44,7 @@ def job_view(s) -> str:
     done = bar(s.done / s.total, f"{s.job}: {s.done} of {s.total}") if s.total and s.state == "running" else ""
     return f'<div class="jd-line">{badge(s.state)}<b>{html.escape(s.job.removeprefix("cache_"))}</b>{soft}</div>{done}<div class="jd-line"><span class="soft">{html.escape(s.message)}</span></div>'
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #0389de2e
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #b47dd867
 class Desk:
     "What the tab can do, as functions of the context; the last table is kept, because reading a large split takes a while."
     def __init__(self, ctx): self.ctx, self.codecs = ctx, Codecs()
@@ -63,7 +63,7 @@ class Desk:
         now = places(self.ctx)
         return gr.Dropdown(now, value=place if place in [v for _, v in now] else now[0][1] if now else None, visible=bool(now))
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #19cff83e
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #d95251f0
 def _api(desk: Desk) -> list:
     "Endpoints for programs."
     ctx = desk.ctx
@@ -83,7 +83,7 @@ def _api(desk: Desk) -> list:
         return dict(original=link(s.original), decoded=link(s.decoded), picture=link(s.picture), facts=s.facts)
     return [data_places, data_table, data_clip]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #3053a3cb
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #9a0b8611
 def _cache_api(ctx) -> list:
     "Endpoints that cache."
     @guarded
@@ -100,7 +100,7 @@ def _cache_api(ctx) -> list:
         return asdict(cache_status(ctx, job))
     return [cache_start, cache_stop, cache_progress]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #735af5c5
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #32bcafcd
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     desk, now = Desk(ctx), places(ctx)
@@ -110,14 +110,14 @@ def build(ctx):
             table = gr.HTML(empty(NO_DATA) if not now else "", padding=False)
         with gr.Column(scale=3, min_width=320):
             clip = gr.Dropdown([], label="Clip", visible=False)
-            with gr.Row(visible=bool(now)) as steps: back, on = gr.Button("Previous", size="sm"), gr.Button("Next", size="sm")
+            with gr.Row(visible=bool(now)) as steps: back, on = (gr.Button(t, size="sm", min_width=80) for t in ("Previous", "Next"))
             shown = gr.HTML("", padding=False)
     caching = _caching(ctx)
     _wire(desk, place, table, clip, shown, steps, back, on)
     _wire_caching(desk, caching, place)
     for fn in _api(desk) + _cache_api(ctx): gr.api(fn, api_name=fn.__name__)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #1a5a4793
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #98350196
 def _caching(ctx) -> dict:
     "The fold that makes latents."
     cfgs, jobs = cache_configs(ctx), cache_jobs(ctx)
@@ -127,12 +127,12 @@ def _caching(ctx) -> dict:
                        data_root=gr.Dropdown(_sources(ctx), value="", label="Clips", info="a folder with videos, or with train/ and val/"),
                        cache_dir=gr.Textbox("", label="Cache folder", placeholder="as the config says", info="inside of data/", max_lines=1))
         out["more"] = gr.Textbox("", label="Any other setting", lines=1, placeholder="seconds=2.0", info="one key=value a line")
-        with gr.Row(): out |= dict(go=gr.Button("Start caching", variant="primary"), halt=gr.Button("Stop caching"))
+        with gr.Row(): out |= dict(go=gr.Button("Start caching", variant="primary", min_width=120), halt=gr.Button("Stop caching", min_width=120))
         out["job"] = gr.Dropdown(jobs, value=jobs[0] if jobs else None, label="Job", visible=len(jobs) > 1)
         out["state"] = gr.HTML(job_view(cache_status(ctx, jobs[0])) if jobs else "", padding=False)
     return out
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #1afebbc9
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #244358ce
 def _sources(ctx) -> list:
     "Folders of clips that can be cached: also the folder above train/ and val/."
     roots = roots_of(ctx)
@@ -140,7 +140,7 @@ def _sources(ctx) -> list:
     above = [str(Path(f).parent) for f in found if Path(f).name in ("train", "val", "test")]
     return [("as the config says", "")] + [(f, f) for f in dict.fromkeys(above + [f for f in found if Path(f).name not in ("train", "val", "test")])]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #da94f64f
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #ae7b8d0c
 def _wire(desk: Desk, place, table, clip, shown, steps, back, on):
     quiet = dict(api_visibility="private")
     see = guarded(desk.look)
@@ -153,13 +153,13 @@ def _wire(desk: Desk, place, table, clip, shown, steps, back, on):
     opened(desk.menu, place, place, show_progress="hidden", **quiet).then(see, place, [table, clip], **quiet).then(guarded(desk.show), [place, clip], shown, **quiet)
     place.change(lambda p: gr.Row(visible=bool(p)), place, steps, show_progress="hidden", **quiet)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #c796d7ae
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #68610c20
 def _neighbour(desk: Desk, place, clip, d: int):
     "The clip before or after, around the ends."
     ids = [i for _, i in look(desk.ctx, place).clips] if place else []
     return ids[(ids.index(clip) + d) % len(ids)] if clip in ids else (ids[0] if ids else None)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #28d79bd9
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #11ee3ead
 def _wire_caching(desk: Desk, f: dict, place):
     ctx, quiet = desk.ctx, dict(api_visibility="private", show_progress="hidden")
     def go(cfg, split, data_root, cache_dir, more):
@@ -171,7 +171,7 @@ def _wire_caching(desk: Desk, f: dict, place):
     kept = gr.State("")
     ticked = gr.Timer(2).tick(guarded(lambda job, was: _tick(ctx, job, was)), [f["job"], kept], [f["state"], kept, place], queue=False, **quiet)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #d580a359
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #2831eb23
 def _tick(ctx, job, was: str):
     "(state line, what this browser saw last, the menu of places)."
     if not job: return gr.skip(), gr.skip(), gr.skip()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGES', 'FIELDS', 'NUMBERS', 'NO_RUNS', 'said', 'headline', 'view', 'changed', 'Desk', 'build']
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #ec509f9f
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #972f817f
 import html, time
 import gradio as gr
 from dataclasses import asdict
@@ -20,11 +20,11 @@ from ..settings import load_settings
 from ..train.metrics import hms
 from ..train.run import TrainSettings
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #a2559186
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #644a2c54
 STAGES = [("A: from nothing", "A"), ("B: tune an A model", "B")]
 FIELDS = ("stage", "cfg", "name", "max_steps", "max_minutes", "resume", "init", "cache", "batch_size", "samples", "sample_every", "more")
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #d92f9c64
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #0e95157b
 def _cache_choices(ctx) -> list:
     roots = roots_of(ctx)
     return [("as the config says", "")] + [(roots.short(p), roots.short(p)) for p in caches(ctx)]
@@ -35,7 +35,7 @@ def _init_choices(ctx) -> list:
     found = sorted(listed(roots, "checkpoints", "*/ckpt_step_*.pt"), key=lambda p: -p.stat().st_mtime)
     return [("as the config says", "")] + [(f"{p.parent.name} / {p.stem.removeprefix('ckpt_')}", roots.short(p)) for p in found]
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #026f214e
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #f92f0cbc
 NUMBERS = ("max_steps", "max_minutes", "batch_size", "samples", "sample_every")
 
 def said(ctx, cfg) -> dict:
@@ -46,7 +46,7 @@ def said(ctx, cfg) -> dict:
     return blank if s is None else dict(max_steps=s.max_steps, max_minutes=s.max_minutes or 0, batch_size=s.data.batch_size, samples=s.output.samples,
                                              sample_every=s.output.sample_every or s.output.save_every)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #cfe0e123
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #e347a687
 def _fields(ctx) -> dict:
     "The components of the form, by the names of `Wish`."
     cfgs = train_configs(ctx, "A")
@@ -54,12 +54,12 @@ def _fields(ctx) -> dict:
     out = dict(stage=gr.Radio(STAGES, value="A", label="Stage"), cfg=gr.Dropdown(cfgs, value=cfgs[0] if cfgs else None, label="Config"),
                name=gr.Textbox("studio", label="Name of the run", info="its folders end with it; the same name goes on where it stopped", max_lines=1))
     with gr.Row():
-        out |= dict(max_steps=gr.Number(own["max_steps"], label="Steps", precision=0, minimum=1, info="of the optimiser"),
-                    max_minutes=gr.Number(own["max_minutes"], label="Minutes at most", minimum=0, info="0: no limit"))
+        out |= dict(max_steps=gr.Number(own["max_steps"], label="Steps", min_width=120, precision=0, minimum=1, info="of the optimiser"),
+                    max_minutes=gr.Number(own["max_minutes"], label="Minutes at most", min_width=120, minimum=0, info="0: no limit"))
     out["resume"] = gr.Checkbox(True, label="Go on from this run's last checkpoint", info="off: its old files are put aside, and it starts over")
     return out | _rare_fields(ctx, own)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #e261fb95
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #02a10479
 def _rare_fields(ctx, own: dict) -> dict:
     "What is changed seldom, in a fold."
     with gr.Accordion("More settings", open=False):
@@ -72,7 +72,7 @@ def _rare_fields(ctx, own: dict) -> dict:
         out["more"] = gr.Textbox("", label="Any other setting", lines=2, placeholder="optim.clip=0.5", info="one key=value a line, as with --set")
     return out
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #16a1def4
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #4512e36a
 def headline(s) -> str:
     "A run's state as HTML."
     bits = [f"step {s.step:,} of {s.steps:,}" if s.steps else f"step {s.step:,}" if s.step else ""]
@@ -82,7 +82,7 @@ def headline(s) -> str:
     done = bar(s.step / s.steps, f"{s.run}: {s.step} of {s.steps} steps") if s.steps else ""
     return f'<div class="jd-line">{badge(s.state)}<b>{html.escape(s.run)}</b>{soft}</div>{done}<div class="jd-line"><span class="soft">{html.escape(s.message)}</span></div>'
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #bbe6cd15
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #4dab2165
 NO_RUNS = "Nothing has been trained here yet. Choose a stage and press Start: the curves appear here, and training goes on when this page is closed."
 
 def view(ctx, run: str | None) -> tuple:
@@ -93,13 +93,13 @@ def view(ctx, run: str | None) -> tuple:
     lines = last_lines(p, 60) if p else (Path(ctx.logs) / run / "train.log").read_text().splitlines()[-60:] if (Path(ctx.logs) / run / "train.log").is_file() else []
     return headline(status(ctx, run)), curves(ctx, run), pair(made) if made else empty("Clips that this run makes appear here."), "\n".join(lines)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #5cd91d70
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #02a22018
 def changed(now: tuple, before: list) -> tuple:
     "(the parts, with those that are as before left out; what to compare with next time)."
     before = before or [None] * len(now)
     return tuple(gr.skip() if a == b else a for a, b in zip(now, before)), list(now)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #654b1847
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #95ff8903
 class Desk:
     "What the tab can do, as functions of the context."
     def __init__(self, ctx): self.ctx = ctx
@@ -112,7 +112,7 @@ class Desk:
 
     def rows(self, *fields) -> str: return facts(settings_rows(merged(self.ctx, self.wish(*fields))), ("setting", "value", "from"), tall=True)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #65389046
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #b5eb0e3b
 def _api(desk: Desk):
     "Endpoints for programs."
     ctx = desk.ctx
@@ -127,7 +127,7 @@ def _api(desk: Desk):
         return begin(ctx, Wish(stage, cfg, name, max_steps, max_minutes, resume, init, cache, batch_size, samples, sample_every, more))
     for fn in (train_settings, train_start, *_reading_api(ctx)): gr.api(fn, api_name=fn.__name__, queue=False)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #cbe72edd
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #7ff503dd
 def _reading_api(ctx) -> list:
     "Endpoints that look at runs, and stop them."
     @guarded
@@ -144,21 +144,21 @@ def _reading_api(ctx) -> list:
         return runs(ctx)
     return [train_stop, train_status, train_runs]
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #3ef1ec1e
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #ece067f5
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     desk = Desk(ctx)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             fields = _fields(ctx)
-            with gr.Row(): go, halt = gr.Button("Start training", variant="primary"), gr.Button("Stop safely")
+            with gr.Row(): go, halt = gr.Button("Start training", variant="primary", min_width=120), gr.Button("Stop safely", min_width=120)
             with gr.Accordion("What will hold, and where it came from", open=False) as fold:
                 table = gr.HTML("", padding=False)
         with gr.Column(scale=3, min_width=320): seen = _seen(ctx)
     _wire(desk, fields, go, halt, fold, table, seen)
     _api(desk)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #a1bcec88
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #1564a15a
 def _seen(ctx) -> dict:
     "The right side: which run, and what is seen of it."
     names = runs(ctx)
@@ -169,7 +169,7 @@ def _seen(ctx) -> dict:
     with gr.Accordion("What it prints", open=False): out["log"] = gr.Textbox(first[3], lines=14, max_lines=14, label="Last lines", autoscroll=True)
     return out
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #6e2eb64d
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #cb80b378
 def _wire(desk: Desk, fields: dict, go, halt, fold, table, seen: dict):
     "What happens on which event."
     ctx, inputs, parts = desk.ctx, [fields[k] for k in FIELDS], [seen[k] for k in ("head", "curves", "samples", "log")]
@@ -189,9 +189,10 @@ def _wire(desk: Desk, fields: dict, go, halt, fold, table, seen: dict):
     halt.click(guarded(lambda run: _stop(desk, run)), seen["run"], None, queue=False, **private)
     seen["run"].change(show, [seen["run"], kept], [*parts, kept], **private)
     gr.Timer(2).tick(guarded(show), [seen["run"], kept], [*parts, kept], queue=False, **private)
-    gr.context.Context.root_block.load(lambda run: _reload(desk, run), seen["run"], [fields["init"], fields["cache"], seen["run"]], **private)
+    gr.context.Context.root_block.load(lambda run: _reload(desk, run), seen["run"], [fields["init"], fields["cache"], seen["run"]], **private).then(
+        guarded(show), [seen["run"], kept], [*parts, kept], **private)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #4fab8bf1
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #4750286c
 def _begin(desk: Desk, *fields):
     "Start, and look at the new run."
     run = begin(desk.ctx, desk.wish(*fields))

@@ -6,14 +6,14 @@
 __all__ = ['PLAY', 'PAUSE', 'WIDGET_CSS', 'toast', 'guarded', 'file_url', 'player', 'pair', 'facts', 'problem_list', 'badge',
            'empty', 'bar']
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #436d8bf1
+# %% ../../nbs/day09_studio/14_widgets.ipynb #98814dc8
 import functools, html, os, traceback
 from pathlib import Path
 from urllib.parse import quote
 import gradio as gr
 from .form import words
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #b59100b4
+# %% ../../nbs/day09_studio/14_widgets.ipynb #138e88b9
 def toast(e: BaseException) -> gr.Error:
     "An error as the page shows it."
     if isinstance(e, gr.Error): return e
@@ -23,7 +23,7 @@ def toast(e: BaseException) -> gr.Error:
         said = f"This is a bug in JointDiT ({type(e).__name__}: {str(e)[:200]}). The terminal shows where."
     return gr.Error(html.escape(said), duration=None, title="That did not work", print_exception=False)
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #f0031d38
+# %% ../../nbs/day09_studio/14_widgets.ipynb #e021d88d
 def guarded(fn):
     "The same function, whose errors are toasts."
     @functools.wraps(fn)
@@ -32,7 +32,7 @@ def guarded(fn):
         except Exception as e: raise toast(e) from None
     return run
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #7e6c3700
+# %% ../../nbs/day09_studio/14_widgets.ipynb #ca2598ac
 def file_url(path) -> str:
     "Where the browser finds a file; with its date, so that a new file of the same name is not taken from the browser's memory."
     p = Path(path).resolve()
@@ -40,13 +40,13 @@ def file_url(path) -> str:
     except OSError: stamp = ""
     return f"gradio_api/file={quote(p.as_posix())}{stamp}"
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #472f307b
+# %% ../../nbs/day09_studio/14_widgets.ipynb #4b7445e1
 _STEP = ("const v=this,g=[...v.closest('.jd-pair').querySelectorAll('video,audio')].filter(o=>o!==v);"
          "if(v.jdLed){v.jdLed=0;return}")
 PLAY = _STEP + "g.forEach(o=>{o.muted=true;o.currentTime=v.currentTime;if(o.paused){o.jdLed=1;o.play()}});v.muted=false"
 PAUSE = _STEP + "g.forEach(o=>{if(!o.paused){o.jdLed=1;o.pause()}})"
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #83b15901
+# %% ../../nbs/day09_studio/14_widgets.ipynb #622b4ea7
 def player(path, label: str, note: str = "", step: bool = False) -> str:
     "A clip or a sound with its caption, as HTML."
     kind = "audio" if path and Path(path).suffix == ".wav" else "video"
@@ -59,20 +59,20 @@ def pair(players: list[str]) -> str:
     "Players side by side, in step."
     return f'<div class="jd-pair">{"".join(players)}</div>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #4fdaf6f6
+# %% ../../nbs/day09_studio/14_widgets.ipynb #76df0bf0
 def facts(rows, head=None, tall: bool = False) -> str:
     "A table as HTML: rows of texts, the first of each row is its name; a tall one scrolls."
     cells = lambda r: f'<th scope="row">{html.escape(str(r[0]))}</th>' + "".join(f"<td>{html.escape(str(x))}</td>" for x in r[1:])
     top = "<thead><tr>" + "".join(f'<th scope="col">{html.escape(str(h))}</th>' for h in head) + "</tr></thead>" if head else ""
     return f'<div class="jd-scroll{" jd-tall" * tall}"><table class="jd-facts">{top}<tbody>{"".join(f"<tr>{cells(r)}</tr>" for r in rows)}</tbody></table></div>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #3bec663d
+# %% ../../nbs/day09_studio/14_widgets.ipynb #7e1e4d55
 def problem_list(problems) -> str:
     "(where, what is wrong, what to do) as a list."
     item = lambda where, wrong, do: f"<li><b>{html.escape(wrong)}</b><span>{html.escape(where)}</span><i>{html.escape(do)}</i></li>"
     return f'<ul class="jd-problems">{"".join(item(*p) for p in problems)}</ul>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #42f7b537
+# %% ../../nbs/day09_studio/14_widgets.ipynb #d426df2e
 def badge(state: str) -> str:
     "A state with its colour; the word says it too."
     kind = dict(running="go", starting="go", finished="good", failed="bad", killed="bad").get(state, "calm")
@@ -87,7 +87,7 @@ def bar(share: float, label: str) -> str:
     share = min(max(share, 0), 1)
     return f'<div class="jd-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100 * share:.0f}" aria-label="{html.escape(label)}"><i style="width:{100 * share:.1f}%"></i></div>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #1a0eef9b
+# %% ../../nbs/day09_studio/14_widgets.ipynb #c3675a3b
 WIDGET_CSS = """.jd-pair{display:flex;flex-wrap:wrap;gap:1rem}.jd-player{margin:0;flex:1 1 220px;max-width:420px;min-width:0}
 .jd-player video{width:100%;aspect-ratio:1;object-fit:contain;background:#000;border-radius:8px;display:block}.jd-player audio{width:100%}
 .jd-player figcaption{font-size:.85rem;margin-top:.35rem;line-height:1.35}.jd-player figcaption span{opacity:.72}
@@ -102,4 +102,5 @@ WIDGET_CSS = """.jd-pair{display:flex;flex-wrap:wrap;gap:1rem}.jd-player{margin:
 .jd-empty{padding:1.6rem 1rem;text-align:center;border:1px dashed var(--border-color-primary);border-radius:8px;color:var(--body-text-color-subdued);margin:0;line-height:1.5}
 .jd-bar{height:6px;border-radius:99px;background:var(--border-color-primary);overflow:hidden;margin:.5rem 0}.jd-bar i{display:block;height:100%;background:#3b82f6;border-radius:99px}
 .jd-sub{margin:1rem 0 .2rem}.jd-sheet{width:100%;border-radius:8px;background:#fff;margin-top:.6rem}
-.jd-note{margin:.8rem 0 0}.jd-line{display:flex;flex-wrap:wrap;gap:.3rem .9rem;align-items:center;font-size:.92rem}.jd-line .soft{opacity:.75}"""
+.jd-note{margin:.8rem 0 0}.jd-line{display:flex;flex-wrap:wrap;gap:.3rem .9rem;align-items:center;font-size:.92rem}.jd-line .soft{opacity:.75;overflow-wrap:anywhere}
+@media(max-width:640px){.jd-pair{flex-direction:column}.jd-player{flex:none;width:100%;max-width:none}}"""
