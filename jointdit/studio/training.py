@@ -6,13 +6,12 @@
 __all__ = ['SCRIPTS', 'CURVE_CSS', 'Wish', 'train_configs', 'options', 'merged', 'settings_rows', 'script', 'command', 'begin',
            'runs', 'Status', 'status', 'end', 'curves', 'samples']
 
-# %% ../../nbs/day09_studio/15_training.ipynb #06259657
+# %% ../../nbs/day09_studio/15_training.ipynb #ff4d0c37
 import html, json, math, os, time
 from dataclasses import dataclass
 from pathlib import Path
 import jointdit
 from ..core import JointDiTError, SettingsError
-from ..proof.charts import drawing, tag, word
 from ..settings import read_yaml
 from .paths import PathRefused, check_settings, inside, listed, plain_name, roots_of
 from .processes import bar_of, complaint, find, last_lines, start, stop, verdict
@@ -20,7 +19,7 @@ from ..train.checkpoint import checkpoints, latest, run_folder, step_of
 from ..train.metrics import hms, read_metrics, smooth
 from ..train.stage import stage_settings
 
-# %% ../../nbs/day09_studio/15_training.ipynb #db199663
+# %% ../../nbs/day09_studio/15_training.ipynb #3ee7efd1
 @dataclass
 class Wish:
     "The fields of the page; empty ones leave the config as it is."
@@ -37,10 +36,10 @@ class Wish:
     sample_every: int | None = None  # steps between clips while it learns
     more: str = ""  # lines of key=value
 
-# %% ../../nbs/day09_studio/15_training.ipynb #8b21e95b
+# %% ../../nbs/day09_studio/15_training.ipynb #cf54a76a
 SCRIPTS = {"A": "scripts/train/train_stage_a.py", "B": "scripts/train/train_stage_b.py"}
 
-# %% ../../nbs/day09_studio/15_training.ipynb #c4a84dc4
+# %% ../../nbs/day09_studio/15_training.ipynb #fc6ae98b
 def train_configs(ctx, stage: str) -> list[str]:
     "Configs of a stage, as paths relative to the project."
     roots, out = roots_of(ctx), []
@@ -50,7 +49,7 @@ def train_configs(ctx, stage: str) -> list[str]:
         if said.get("stage") == stage and ("groups" in said or "max_steps" in said): out.append(roots.short(p))
     return out
 
-# %% ../../nbs/day09_studio/15_training.ipynb #069f82d6
+# %% ../../nbs/day09_studio/15_training.ipynb #c6aaa180
 def options(w: Wish) -> dict:
     "Dotted setting -> value, for the fields that are filled in. Raises SettingsError, PathRefused."
     name = plain_name(w.name, "the run's name") or None
@@ -59,7 +58,7 @@ def options(w: Wish) -> dict:
            "output.samples": None if w.samples is None else int(w.samples), "output.sample_every": int(w.sample_every) if w.sample_every else None}
     return {k: v for k, v in out.items() if v is not None} | _more(w.more)
 
-# %% ../../nbs/day09_studio/15_training.ipynb #8388942c
+# %% ../../nbs/day09_studio/15_training.ipynb #c88b67ac
 def _more(text: str) -> dict:
     "Lines of key=value. Raises SettingsError."
     lines = [l.strip() for l in (text or "").splitlines() if l.strip() and not l.strip().startswith("#")]
@@ -67,7 +66,7 @@ def _more(text: str) -> dict:
         if "=" not in l: raise SettingsError(f"More settings: {l[:60]!r} is not key=value, for instance optim.clip=0.5.")
     return {k.strip(): v.strip() for k, v in (l.split("=", 1) for l in lines)}
 
-# %% ../../nbs/day09_studio/15_training.ipynb #8c9792a8
+# %% ../../nbs/day09_studio/15_training.ipynb #ef01da7f
 def merged(ctx, w: Wish):
     "Settings of the run with their sources (Loaded). Raises SettingsError, PathRefused."
     roots = roots_of(ctx)
@@ -80,7 +79,7 @@ def merged(ctx, w: Wish):
     _check_visitor(roots, loaded)
     return loaded
 
-# %% ../../nbs/day09_studio/15_training.ipynb #1d8ad731
+# %% ../../nbs/day09_studio/15_training.ipynb #4a777666
 def _value(settings, dotted: str):
     for part in dotted.split("."): settings = getattr(settings, part)
     return settings
@@ -92,7 +91,7 @@ def _check_visitor(roots, loaded):
         x = _value(loaded.settings, dotted)
         if source == "command line" and isinstance(x, str) and (x.startswith(("/", "~", "\\")) or ".." in x): inside(x, every, roots.project)
 
-# %% ../../nbs/day09_studio/15_training.ipynb #1fdfbe94
+# %% ../../nbs/day09_studio/15_training.ipynb #9b75e7aa
 def settings_rows(loaded) -> list[list[str]]:
     "Every setting: name, value, where it came from; what was changed first."
     rank = lambda source: (source == "default", source.startswith("file"))
@@ -104,14 +103,14 @@ def _text(x) -> str:
     text = json.dumps(x, default=lambda o: o.model_dump(mode="json")) if isinstance(x, (list, dict, bool)) or x is None else str(x)
     return "" if text == "null" else text if len(text) < 90 else text[:87] + "..."
 
-# %% ../../nbs/day09_studio/15_training.ipynb #e8ec54da
+# %% ../../nbs/day09_studio/15_training.ipynb #27ec12bd
 def script(ctx, name: str) -> Path:
     "A script of the project, or of the folder that this package lies in. Raises JointDiTError."
     for root in (Path(ctx.root), Path(jointdit.__file__).resolve().parents[1]):
         if (root / name).is_file(): return (root / name).resolve()
     raise JointDiTError(f"{name} is not there: start the app in the project's folder (git clone), or train from the command line.")
 
-# %% ../../nbs/day09_studio/15_training.ipynb #19f79ce0
+# %% ../../nbs/day09_studio/15_training.ipynb #710ea381
 def command(ctx, w: Wish) -> list[str]:
     "What a terminal would be given."
     given = options(w)
@@ -121,7 +120,7 @@ def command(ctx, w: Wish) -> list[str]:
     for k, v in given.items(): out += [flags[k], str(v)] if k in flags else ["--set", f"{k}={v}"]
     return out
 
-# %% ../../nbs/day09_studio/15_training.ipynb #eb08d8c7
+# %% ../../nbs/day09_studio/15_training.ipynb #0aa83ce5
 def _note(ctx, run: str) -> Path: return Path(ctx.logs) / "studio" / run
 
 def begin(ctx, w: Wish) -> str:
@@ -134,7 +133,7 @@ def begin(ctx, w: Wish) -> str:
     start(_note(ctx, run), command(ctx, w), ctx.root, about, env)
     return run
 
-# %% ../../nbs/day09_studio/15_training.ipynb #326ebb18
+# %% ../../nbs/day09_studio/15_training.ipynb #226a6c1f
 def runs(ctx) -> list[str]:
     "Names of all runs, the latest first."
     logs, when = Path(ctx.logs), {}
@@ -142,13 +141,13 @@ def runs(ctx) -> list[str]:
         if p.parent.suffix != ".old": when[p.parent.name] = max(when.get(p.parent.name, 0), p.stat().st_mtime)
     return sorted(when, key=lambda n: -when[n])
 
-# %% ../../nbs/day09_studio/15_training.ipynb #0e6f3397
+# %% ../../nbs/day09_studio/15_training.ipynb #c3c2a9e1
 def _known(ctx, run: str) -> str:
     "The name of a run that exists. Raises PathRefused."
     if plain_name(run, "run") in runs(ctx): return run
     raise PathRefused(f"run {run!r}: there is none of this name in {Path(ctx.logs).name}/.")
 
-# %% ../../nbs/day09_studio/15_training.ipynb #8f39ea18
+# %% ../../nbs/day09_studio/15_training.ipynb #e20e2986
 @dataclass
 class Status:
     "How far a run is."
@@ -164,7 +163,7 @@ class Status:
     ours: bool = False  # started from here, so it can be stopped from here
     message: str = ""
 
-# %% ../../nbs/day09_studio/15_training.ipynb #923d52fb
+# %% ../../nbs/day09_studio/15_training.ipynb #d23c175c
 def status(ctx, run: str) -> Status:
     "Read a run's files. Raises PathRefused."
     folder, p = Path(ctx.logs) / _known(ctx, run), find(_note(ctx, run))
@@ -179,7 +178,7 @@ def status(ctx, run: str) -> Status:
     s.message = _message(s, p)
     return s
 
-# %% ../../nbs/day09_studio/15_training.ipynb #d1c91c0c
+# %% ../../nbs/day09_studio/15_training.ipynb #bb2b8b6f
 def _progress(s: Status, rows: list, age: float):
     last, near = rows[-1], rows[-20:]
     mean = lambda k: (lambda xs: sum(xs) / len(xs) if xs else None)([r[k] for r in near if r.get(k) is not None])
@@ -198,7 +197,7 @@ def _newest(ctx, run: str, p) -> str:
     found = latest(root / p.about["ckpts"] if p and "ckpts" in p.about else Path(ctx.ckpts) / run)
     return f"{found.parent.name}/{found.name}" if found else ""
 
-# %% ../../nbs/day09_studio/15_training.ipynb #80c15cba
+# %% ../../nbs/day09_studio/15_training.ipynb #301fe03f
 def _message(s: Status, p) -> str:
     kept = f" Saved: {s.checkpoint}." if s.checkpoint else ""
     if s.state == "failed": return complaint(p)
@@ -209,7 +208,7 @@ def _message(s: Status, p) -> str:
     if s.state == "running" and not s.ours: return "Started from a command line: stop it there, with Ctrl-C."
     return kept.strip()
 
-# %% ../../nbs/day09_studio/15_training.ipynb #d6a874ea
+# %% ../../nbs/day09_studio/15_training.ipynb #1651d6d0
 def end(ctx, run: str, force: bool = False) -> str:
     "Ask a run to save and stop; returns what was done. Raises JointDiTError."
     p = find(_note(ctx, _known(ctx, run)))
@@ -217,13 +216,13 @@ def end(ctx, run: str, force: bool = False) -> str:
     if not stop(p, force): return f"{run} is not running."
     return f"{run}: killed; its last checkpoint is kept." if force else f"{run}: saving a checkpoint, then it stops."
 
-# %% ../../nbs/day09_studio/15_training.ipynb #b88bdb7e
+# %% ../../nbs/day09_studio/15_training.ipynb #30c2a7ad
 CURVE_CSS = """.curves{display:flex;flex-wrap:wrap;gap:1rem}.curves svg{flex:1 1 300px;min-width:0;max-width:100%;height:auto;overflow:visible}
 .curves text{font:12px system-ui,sans-serif;fill:currentColor}.curves .soft{opacity:.65}.curves .grid{stroke:currentColor;opacity:.13}.curves .line{fill:none;stroke-width:2}
 .curves .raw{fill:none;stroke:currentColor;opacity:.25;stroke-width:1}.curves .v{stroke:#3b82f6;color:#3b82f6}.curves .a{stroke:#ea7a23;color:#ea7a23}
 .curves .dot{fill:var(--body-background-fill,#fff);stroke-width:2}"""
 
-# %% ../../nbs/day09_studio/15_training.ipynb #4c1fd0b2
+# %% ../../nbs/day09_studio/15_training.ipynb #d3fc1fa6
 def _thin(points: list, most: int = 240) -> list:
     "At most so many points, the last among them."
     if len(points) <= most: return points
@@ -233,7 +232,7 @@ def _thin(points: list, most: int = 240) -> list:
 def _series(rows: list, key: str) -> list:
     return [(r["step"], r[key]) for r in rows if r.get(key) is not None and r[key] > 0]
 
-# %% ../../nbs/day09_studio/15_training.ipynb #be1d3666
+# %% ../../nbs/day09_studio/15_training.ipynb #c900216d
 def _ticks(low: float, high: float) -> list:
     "Round values on a logarithmic axis."
     for marks in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)):
@@ -241,9 +240,10 @@ def _ticks(low: float, high: float) -> list:
         if len(found) >= 3: break
     return found[:6] or [high]
 
-# %% ../../nbs/day09_studio/15_training.ipynb #b4da98bd
+# %% ../../nbs/day09_studio/15_training.ipynb #22a1dbed
 def _panel(rows: list, s: str, name: str, w: int = 350, h: int = 200) -> str:
     "The curve of one stream."
+    from jointdit.proof.charts import drawing, tag, word        # brings scipy along: not while the app starts
     raw, held = _series(rows, f"loss_{s}"), _series(rows, f"heldout_{s}")
     ys = [y for _, y in raw + held]
     if not ys: return drawing(w, h, [word(w / 2, h / 2, f"{name}: no numbers yet", text_anchor="middle", class_="soft")], name)
@@ -258,14 +258,14 @@ def _panel(rows: list, s: str, name: str, w: int = 350, h: int = 200) -> str:
     if raw: body.append(word(w - 12, 14, f"{smooth([y for _, y in raw])[-1]:.3f} now" + (f", {held[-1][1]:.3f} held out" if held else ""), text_anchor="end", class_="soft"))
     return drawing(w, h, body, f"{name} by step")
 
-# %% ../../nbs/day09_studio/15_training.ipynb #035c77c6
+# %% ../../nbs/day09_studio/15_training.ipynb #be3a3294
 def curves(ctx, run: str) -> str:
     "Losses of both streams as HTML; circles are the held-out loss of the averaged weights. Raises PathRefused."
     folder = Path(ctx.logs) / _known(ctx, run)
     rows = read_metrics(folder / "metrics.jsonl")
     return f'<div class="curves">{_panel(rows, "v", "video loss")}{_panel(rows, "a", "audio loss")}</div>'
 
-# %% ../../nbs/day09_studio/15_training.ipynb #aa7adbd1
+# %% ../../nbs/day09_studio/15_training.ipynb #b137c92c
 def samples(ctx, run: str) -> list[tuple]:
     "(path of an MP4, caption) of each sample of a run, the newest first."
     out = []
