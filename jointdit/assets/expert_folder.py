@@ -4,7 +4,7 @@
 __all__ = ['NETS', 'missing_expert', 'net_folder', 'weight_files', 'read_weights_of', 'read_config', 'expert_hash',
            'read_expert_folder']
 
-# %% ../../nbs/day01_assets/11_expert_folder.ipynb #5def1f33
+# %% ../../nbs/day01_assets/11_expert_folder.ipynb #85c5ad94
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -20,14 +20,14 @@ from .unet_weights import load_unet_config
 from .video_codec import fingerprint, weight_file
 from ..core import AssetError, load_json, toy_path
 
-# %% ../../nbs/day01_assets/11_expert_folder.ipynb #830fee4d
+# %% ../../nbs/day01_assets/11_expert_folder.ipynb #2e6c243a
 NETS = ("unet", "transformer")
 
 def _known_parts(folder, kinds):
     "Parts of the catalogue that belong into a folder such as assets/models/svd."
     return [PARTS[n] for kind in kinds if (n := f"{Path(folder).name}/{kind}") in PARTS]
 
-# %% ../../nbs/day01_assets/11_expert_folder.ipynb #682271c9
+# %% ../../nbs/day01_assets/11_expert_folder.ipynb #c6643754
 def missing_expert(
     folder,
     kinds=(*NETS, "scheduler", "vae"),  # subfolders that are needed: net and schedule, and the codec for its scaling
@@ -40,7 +40,7 @@ def missing_expert(
     fetch = f"`make assets PROFILE={'ltx' if Path(folder).name == 'ltx' else 'svd'}` fetches them, or put them there yourself:"
     return "\n".join([head, fetch, *lines, "Licences:", *("  " + l for l in licence_lines(parts))])
 
-# %% ../../nbs/day01_assets/11_expert_folder.ipynb #47b3c534
+# %% ../../nbs/day01_assets/11_expert_folder.ipynb #f41ad036
 def net_folder(folder) -> Path:
     "The folder of the network itself. Raises AssetError that says what to fetch."
     for kind in NETS:
@@ -48,7 +48,7 @@ def net_folder(folder) -> Path:
         if (path/"config.json").is_file() and weight_files(path): return path
     raise AssetError(missing_expert(folder))
 
-# %% ../../nbs/day01_assets/11_expert_folder.ipynb #0e0e0e58
+# %% ../../nbs/day01_assets/11_expert_folder.ipynb #0dfc358b
 def weight_files(path) -> list:
     "The files of a network's weights, all there; or an empty list."
     path = Path(path)
@@ -59,12 +59,12 @@ def weight_files(path) -> list:
     one = weight_file(path)
     return [one] if one is not None and one.suffix == ".safetensors" else []
 
-# %% ../../nbs/day01_assets/11_expert_folder.ipynb #4019296c
+# %% ../../nbs/day01_assets/11_expert_folder.ipynb #8368ebbf
 def read_weights_of(folder) -> dict:
     "Name -> tensor of an expert's network."
     return {k: x for f in weight_files(net_folder(folder)) for k, x in load_file(f).items()}
 
-# %% ../../nbs/day01_assets/11_expert_folder.ipynb #025c700a
+# %% ../../nbs/day01_assets/11_expert_folder.ipynb #920e066a
 def read_config(path) -> dict:
     "The config of a network, mended where we know how. Raises AssetError."
     try: raw = load_json(Path(path)/"config.json")
@@ -73,7 +73,7 @@ def read_config(path) -> dict:
     config = load_unet_config(path) if known else raw
     return {k: v for k, v in config.items() if k == "_class_name" or not k.startswith("_")}
 
-# %% ../../nbs/day01_assets/11_expert_folder.ipynb #873bb8a3
+# %% ../../nbs/day01_assets/11_expert_folder.ipynb #3865de17
 def _scaling(folder) -> dict:
     "Scaling, means and standard deviations of the latents, as the codec beside the network has them."
     vae = Path(folder)/"vae"
@@ -86,7 +86,7 @@ def _scaling(folder) -> dict:
             if f"latents_{k}" in f.keys(): out[k] = f.get_tensor(f"latents_{k}").tolist()
     return out
 
-# %% ../../nbs/day01_assets/11_expert_folder.ipynb #46cd4d8f
+# %% ../../nbs/day01_assets/11_expert_folder.ipynb #bf3c19c2
 @lru_cache(maxsize=16)
 def _hash(files, stamps): return fingerprint(*files)
 
@@ -95,7 +95,7 @@ def expert_hash(path) -> str:
     files = (Path(path)/"config.json", *weight_files(path))
     return _hash(files, tuple((f.stat().st_size, f.stat().st_mtime_ns) for f in files))
 
-# %% ../../nbs/day01_assets/11_expert_folder.ipynb #ff31deea
+# %% ../../nbs/day01_assets/11_expert_folder.ipynb #aec2dd6b
 def read_expert_folder(folder) -> dict:  # net, scheduler, scaling, mean, std, hash
     "All that is to be known of an expert without building it. Raises AssetError that says what to fetch."
     net, root = net_folder(folder), Path(toy_path(folder))

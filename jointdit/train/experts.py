@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SCHEDULERS', 'resolve_experts', 'load_experts', 'scheduler_config', 'save_expert']
 
-# %% ../../nbs/day05_stage_a/00_experts.ipynb #64506962
+# %% ../../nbs/day05_stage_a/00_experts.ipynb #44e05826
 import torch
 from fastcore.basics import patch
 
@@ -14,7 +14,7 @@ from ..model.positions import STREAMS
 from ..model.protocol import ExpertSettings
 from ..model.schedules import noise_settings
 
-# %% ../../nbs/day05_stage_a/00_experts.ipynb #f241b335
+# %% ../../nbs/day05_stage_a/00_experts.ipynb #3bfd23e8
 def _from_folder(e: ExpertSettings) -> ExpertSettings:
     "Expert settings with what the folder says. Raises AssetError, CheckpointError."
     read = read_expert_folder(e.folder)
@@ -24,14 +24,14 @@ def _from_folder(e: ExpertSettings) -> ExpertSettings:
     noise = e.noise or noise_settings(read.pop("scheduler"))
     return e.model_copy(update=dict(noise=noise, **{k: read[k] for k in ("net", "hash", "scaling", "mean", "std")}))
 
-# %% ../../nbs/day05_stage_a/00_experts.ipynb #471ff44d
+# %% ../../nbs/day05_stage_a/00_experts.ipynb #c27bd7a3
 def _resolved(name, e: ExpertSettings) -> ExpertSettings:
     if e.folder: return _from_folder(e)
     if not e.net or e.noise is None:
         raise ModelError(f"model.expert_{name[0]}: give its folder, or a `net` (with _class_name) and a `noise` to train one from nothing")
     return e
 
-# %% ../../nbs/day05_stage_a/00_experts.ipynb #2c49884a
+# %% ../../nbs/day05_stage_a/00_experts.ipynb #768e2eeb
 def resolve_experts(
     s: ModelSettings,
     seen: dict = {},  # shapes that a cache says, such as channels_v
@@ -47,7 +47,7 @@ def resolve_experts(
                              "they belong to different codecs. Cache the clips with the codec of the expert.")
     return s.model_copy(update=change) if change else s
 
-# %% ../../nbs/day05_stage_a/00_experts.ipynb #2028622f
+# %% ../../nbs/day05_stage_a/00_experts.ipynb #d52941b2
 def load_experts(model):
     "Fills pretrained experts from their folders; returns the model. Raises AssetError, CheckpointError."
     for name in STREAMS:
@@ -63,7 +63,7 @@ def load_experts(model):
         e.net.requires_grad_(False)
     return model
 
-# %% ../../nbs/day05_stage_a/00_experts.ipynb #166b30d1
+# %% ../../nbs/day05_stage_a/00_experts.ipynb #8214fc55
 SCHEDULERS = {"edm": "EulerDiscreteScheduler", "ddpm": "DDIMScheduler", "flow": "FlowMatchEulerDiscreteScheduler"}
 
 def scheduler_config(n) -> dict:
@@ -74,7 +74,7 @@ def scheduler_config(n) -> dict:
     if n.kind == "ddpm": return out | dict(set_alpha_to_one=n.to_one, clip_sample=False)
     return out | dict(timestep_type="continuous", use_karras_sigmas=True, sigma_min=n.sigma_min, sigma_max=n.sigma_max)
 
-# %% ../../nbs/day05_stage_a/00_experts.ipynb #1a42bf2a
+# %% ../../nbs/day05_stage_a/00_experts.ipynb #0b0a3b0c
 def save_expert(expert, folder):
     "A pretrained expert's network, schedule and scaling in diffusers' folder format."
     expert.net.save_pretrained(f"{folder}/{expert.home}")
