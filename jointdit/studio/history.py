@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAGE', 'NOTHING', 'PICK', 'SHOWN', 'tile', 'grid', 'compare', 'settings_of', 'build']
 
-# %% ../../nbs/day09_studio/30_history.ipynb #1ecaee4d
+# %% ../../nbs/day09_studio/30_history.ipynb #359abb9b
 import html
 import gradio as gr
 from ..sample.request import InferSettings
@@ -14,7 +14,7 @@ from .made import Made, ago, delete, differences, matching, one, still
 from .widgets import empty, facts, file_url, guarded, pair, player
 from .wishes import fill, values_of
 
-# %% ../../nbs/day09_studio/30_history.ipynb #03d13fca
+# %% ../../nbs/day09_studio/30_history.ipynb #a2d4e0f8
 def tile(ctx, m: Made, chosen=(), extra: str = "") -> str:
     "A clip as a button of HTML that carries its name."
     e, note = html.escape, f"seed {m.card.get('seed')} · {m.card.get('settings', {}).get('steps', '?')} steps · {ago(m.when)}"
@@ -23,7 +23,7 @@ def tile(ctx, m: Made, chosen=(), extra: str = "") -> str:
     return (f'<button type="button" class="jd-tile{" on" if m.id in chosen else ""}" data-pick="{e(m.id)}" title="{e(m.id)}" aria-label="{e(f"{m.prompt}, {note}")}">{picture}'
             f'<p>{e(m.prompt)}</p><small>{e(extra or note)}</small></button>')
 
-# %% ../../nbs/day09_studio/30_history.ipynb #985bc36b
+# %% ../../nbs/day09_studio/30_history.ipynb #17ba1600
 PAGE = 24     # tiles at once
 NOTHING = "Nothing has been made yet. Press Run on the Generate tab: every clip is kept, and listed here."
 
@@ -33,7 +33,7 @@ def grid(ctx, made: list, chosen=(), most: int = PAGE) -> str:
     more = f'<p class="jd-soft">The newest {most} of {len(made)}. Search, or press “Show more”.</p>' if len(made) > most else ""
     return f'<div class="jd-grid">{"".join(tile(ctx, m, chosen) for m in made[:most])}</div>{more}'
 
-# %% ../../nbs/day09_studio/30_history.ipynb #1b761171
+# %% ../../nbs/day09_studio/30_history.ipynb #0130bc60
 def compare(ctx, a: str, b: str) -> str:
     "Two clips in step, and a table of what differs, as HTML."
     if not a or not b: return empty("Choose two clips: open one, press “Compare”, then open another.")
@@ -41,12 +41,12 @@ def compare(ctx, a: str, b: str) -> str:
     players = [player(m.file("mp4") or m.file("wav"), f"{side}: {m.prompt}", f"seed {m.card.get('seed')}", step=True) for side, m in (("A", x), ("B", y))]
     return pair(players) + facts(differences(x, y), ("what differs", "A", "B"))
 
-# %% ../../nbs/day09_studio/30_history.ipynb #bdd813a9
+# %% ../../nbs/day09_studio/30_history.ipynb #9154083a
 def _entry(m: Made) -> dict:
     return dict(id=m.id, prompt=m.prompt, seed=m.card.get("seed"), direction=m.card.get("direction"), made=m.when, mp4=str(m.file("mp4") or ""), wav=str(m.file("wav") or ""),
                 lag_ms=(m.card.get("lag") or {}).get("lag_ms"), evaluations=m.card.get("evaluations"))
 
-# %% ../../nbs/day09_studio/30_history.ipynb #26dec852
+# %% ../../nbs/day09_studio/30_history.ipynb #96b26836
 def _api(ctx):
     "Endpoints by name."
     @guarded
@@ -67,7 +67,7 @@ def _api(ctx):
         return delete(ctx, id)
     for fn in (history, card, compare_clips, delete_clip): gr.api(fn, api_name=fn.__name__, queue=False)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #d18905f6
+# %% ../../nbs/day09_studio/30_history.ipynb #7797ce97
 PICK = """element.addEventListener('click', e => { const t = e.target.closest('[data-pick]'); if (t) trigger('click', {pick: t.dataset.pick}); });"""
 
 def settings_of(ctx, id: str) -> list:
@@ -79,7 +79,7 @@ def settings_of(ctx, id: str) -> list:
     del values["config"]
     return fill(ctx, values)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #a654bbb0
+# %% ../../nbs/day09_studio/30_history.ipynb #b1d748a9
 def _parts(ctx) -> dict:
     "The components of the tab."
     with gr.Row():
@@ -93,10 +93,14 @@ def _parts(ctx) -> dict:
         with gr.Column(scale=5, min_width=320): c |= _detail()
     return c
 
-# %% ../../nbs/day09_studio/30_history.ipynb #bb1fc6c0
+# %% ../../nbs/day09_studio/30_history.ipynb #fa1d46d1
 def _detail() -> dict:
     "The clip that is open, and the comparison."
     c = dict(hint=gr.HTML(empty("Choose a clip on the left to see and hear it."), padding=False))
+    with gr.Column(visible=False) as c["both"]:
+        gr.Markdown("### Compare")
+        c["compared"] = gr.HTML("", padding=False, elem_id="jd_compare")
+        c["close"] = gr.Button("End the comparison", size="sm")
     with gr.Column(visible=False) as c["open"]:
         c["player"] = gr.Video(label="Clip, with sound", autoplay=True, loop=True, height=320, elem_classes="jd-clip", interactive=False)
         with gr.Row():
@@ -109,13 +113,9 @@ def _detail() -> dict:
             with gr.Tab("Contact sheet"): c["sheet"] = gr.Image(label="Frames over the spectrogram", show_label=False, type="filepath", interactive=False, buttons=["fullscreen"])
             with gr.Tab("Card"): c["card"] = gr.JSON(label="Everything that the clip was made from", open=False, max_height=420)
         with gr.Row(): c |= {k: gr.DownloadButton(label, size="sm", min_width=90) for k, label in dict(mp4="MP4", wav="WAV", json="Card").items()}
-    with gr.Column(visible=False) as c["both"]:
-        gr.Markdown("### Compare")
-        c["compared"] = gr.HTML("", padding=False, elem_id="jd_compare")
-        c["close"] = gr.Button("End the comparison", size="sm")
     return c
 
-# %% ../../nbs/day09_studio/30_history.ipynb #7267c391
+# %% ../../nbs/day09_studio/30_history.ipynb #068b3efb
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     c = _parts(ctx)
@@ -124,7 +124,7 @@ def build(ctx):
     _wire_clip(ctx, c)
     _api(ctx)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #434b6d19
+# %% ../../nbs/day09_studio/30_history.ipynb #5b13210f
 def _wire_list(ctx, c: dict):
     "Searching and refreshing."
     quiet, asked = dict(api_visibility="private", show_progress="hidden"), [c["words"], c["folder"], c["way"], c["most"], c["id"]]
@@ -138,7 +138,7 @@ def _wire_list(ctx, c: dict):
     gr.on([c["words"].change, c["folder"].input, c["way"].input, c["fresh"].click, ctx.ui["tab_history"].select], see, asked, out, trigger_mode="always_last", **quiet)
     c["more"].click(lambda n: n + 2*PAGE, c["most"], c["most"], **quiet).then(see, asked, out, **quiet)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #9744425b
+# %% ../../nbs/day09_studio/30_history.ipynb #5a4f0899
 SHOWN = [k for k in RESULT if k != "log"]
 
 def _opened(ctx, id: str, held: str) -> list:
@@ -147,7 +147,7 @@ def _opened(ctx, id: str, held: str) -> list:
     both = compare(ctx, held, id) if held and held != id else ""
     return [gr.update(visible=False), gr.update(visible=True), *[got[k] for k in SHOWN], id, gr.update(visible=bool(both)), both, "Compare" if held != id else "Choose another to compare"]
 
-# %% ../../nbs/day09_studio/30_history.ipynb #962db60d
+# %% ../../nbs/day09_studio/30_history.ipynb #f9414a52
 def _wire_clip(ctx, c: dict):
     "Opening, using, comparing, deleting."
     quiet = dict(api_visibility="private", show_progress="hidden")

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SIDES', 'USUAL', 'MOST', 'WAITS', 'side_values', 'cells', 'run_grid', 'Part', 'table', 'begin_grid', 'build']
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #e9f99918
+# %% ../../nbs/day09_studio/31_lab.ipynb #7dbc5501
 import html
 import gradio as gr
 from pathlib import Path
 from ..core import SampleError
-from .form import FIELDS, missing, to_settings
+from .form import AS_EXPORTED, FIELDS, missing, to_settings
 from .generate import _id, ended_badly, title_of
 from .kits import make
 from .made import lag_words, one
@@ -19,12 +19,12 @@ from .models import checkpoints
 from .theme import alert, live
 from .widgets import empty, guarded, toast
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #68f46b5c
+# %% ../../nbs/day09_studio/31_lab.ipynb #61e4e928
 SIDES = dict(w_a="Audio watches video", w_v="Video listens to audio", w_txt="Prompt weight", w_neg="Away from the negative prompt", w_img="Image weight", steps="Steps", checkpoint="Checkpoint")
 USUAL = dict(w_a="0, 1.2, 3", w_v="0, 1.2, 3", w_txt="0, 1.5, 4", w_neg="0, 0.5, 1", w_img="0, 1, 2", steps="5, 15, 30", checkpoint="3")
 MOST = 36
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #39ea65f5
+# %% ../../nbs/day09_studio/31_lab.ipynb #816b344f
 def side_values(ctx, field: str, text: str) -> list:
     "The values of a side: numbers, or paths of the newest checkpoints. Raises SampleError."
     if field not in SIDES: raise SampleError(f"{field!r} cannot be a side of the grid. Choose one of {', '.join(SIDES.values())}.")
@@ -37,7 +37,7 @@ def side_values(ctx, field: str, text: str) -> list:
     if not found: raise SampleError("Checkpoint: there is none yet. Train one first.")
     return found
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #8a8b76ce
+# %% ../../nbs/day09_studio/31_lab.ipynb #54fad44c
 def cells(ctx, values: dict, across: str, xs: list, down: str, ys: list) -> list[tuple[int, int, dict]]:
     "(column, row, fields) of every cell, in the order in which they are made. Raises SampleError."
     if across == down: raise SampleError("Both sides are the same setting. Choose two.")
@@ -46,7 +46,7 @@ def cells(ctx, values: dict, across: str, xs: list, down: str, ys: list) -> list
     out = [(i, j, {**base, across: x, down: y}) for j, y in enumerate(ys) for i, x in enumerate(xs)]
     return sorted(out, key=lambda c: str(c[2]["checkpoint"])) if "checkpoint" in (across, down) else out
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #341e05ae
+# %% ../../nbs/day09_studio/31_lab.ipynb #66043889
 def run_grid(ctx, run, todo: list):
     "Make the cells; `run.results` grows by (column, row, id)."
     done = []
@@ -60,7 +60,7 @@ def run_grid(ctx, run, todo: list):
         run.tell(results=list(done))
     return done
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #75f3fd24
+# %% ../../nbs/day09_studio/31_lab.ipynb #3c0ea7b0
 class Part:
     "A run within a run: its own results, the same stop, and its place among the parts."
     def __init__(self, run, k: int, n: int): self.__dict__.update(run=run, k=k, n=n, results=[])
@@ -68,7 +68,7 @@ class Part:
     def __setattr__(self, name, value): self.__dict__[name] = value
     def tell(self, line="", **what): self.run.tell(line, **{**what, "part": self.k, "parts": self.n})
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #afcc72b3
+# %% ../../nbs/day09_studio/31_lab.ipynb #beb89358
 def _say(field: str, value) -> str:
     return f"{SIDES[field]} {value:g}" if isinstance(value, (int, float)) else f"{Path(value).parent.name} {Path(value).stem.removeprefix('ckpt_step_').lstrip('0')}"
 
@@ -80,7 +80,7 @@ def table(ctx, across: str, xs: list, down: str, ys: list, made: list) -> str:
     rows = "".join(f'<tr><th scope="row">{html.escape(_say(down, y))}</th>{"".join(cell(i, j) for i in range(len(xs)))}</tr>' for j, y in enumerate(ys))
     return f'<div class="jd-lab"><table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #69ae9df0
+# %% ../../nbs/day09_studio/31_lab.ipynb #0de2fb05
 WAITS = '<div class="jd-tile" style="cursor:default"><span class="none">…</span></div>'
 
 def _cell(ctx, id: str) -> str:
@@ -88,7 +88,7 @@ def _cell(ctx, id: str) -> str:
     cost = f"{m.card.get('evaluations', '?')} evaluations, {m.card.get('seconds', {}).get('sample', 0):.1f} s"
     return tile(ctx, m, extra=f"{lag_words(m.card.get('lag'))[0]} · {cost}")
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #f9dbcdb2
+# %% ../../nbs/day09_studio/31_lab.ipynb #eaf55ef9
 def begin_grid(ctx, values: dict, across, x_text, down, y_text, owner):
     "Put a grid in the line: (run, xs, ys). Raises JointDiTError."
     if wrong := missing({**values, "seed": max(0, int(values["seed"] or 0))}): raise SampleError(f"{next(iter(wrong.values()))} (on the Generate tab)")
@@ -99,11 +99,15 @@ def begin_grid(ctx, values: dict, across, x_text, down, y_text, owner):
     run.title_folder = f"{across}_{down}_{run.id}"
     return run, xs, ys
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #5048dcb5
+# %% ../../nbs/day09_studio/31_lab.ipynb #750e4142
 def _run(ctx, c: dict):
     "The function behind the button."
-    def lab(across, x_values, down, y_values, *values, request: gr.Request = None):
+    def lab(across="w_a", x_values="0, 1.2, 3", down="w_txt", y_values="0, 1.5, 4", config="configs/ui_infer.yaml", checkpoint="", profile=AS_EXPORTED, direction="text", prompt="",
+            negative="", image=None, video=None, audio=None, meta="", start=0., prefix=.5, steps=10, seed=0, clips=1, fps=None, seconds=None, solver="euler", guidance="jointcfg",
+            w_v=1.2, w_a=1.2, w_txt=1.5, w_neg=0., w_img=1., rescale=.7, request: gr.Request = None):
         "Make a grid; the table grows cell by cell. The fields after the sides are those of generate."
+        values = [config, checkpoint, profile, direction, prompt, negative, image, video, audio, meta, start, prefix, steps, seed, clips, fps, seconds, solver, guidance, w_v, w_a,
+                  w_txt, w_neg, w_img, rescale]
         try: run, xs, ys = begin_grid(ctx, dict(zip(FIELDS, values)), across, x_values, down, y_values, request.session_hash)
         except Exception as e: raise toast(e) from None
         seen = -1
@@ -116,7 +120,7 @@ def _run(ctx, c: dict):
         if e: raise e
     return lab
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #23f109eb
+# %% ../../nbs/day09_studio/31_lab.ipynb #a9eb1786
 def _parts() -> dict:
     "The components of the tab."
     gr.Markdown("Two settings along two sides; everything else, the seed too, is as on the **Generate** tab. Click a cell to take its settings there.")
@@ -132,7 +136,7 @@ def _parts() -> dict:
     c["table"] = gr.HTML(empty("The grid appears here, cell by cell. Few steps (10 or so) are enough to see what a weight does."), padding=False, js_on_load=PICK, elem_id="jd_lab")
     return c
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #f744dba4
+# %% ../../nbs/day09_studio/31_lab.ipynb #e54f8910
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     c, quiet = _parts(), dict(api_visibility="private", show_progress="hidden")

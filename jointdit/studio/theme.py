@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['LAYOUT', 'LIVE', 'SHELF', 'CSS', 'HEAD', 'NAMES', 'theme', 'look', 'seconds', 'live', 'alert', 'tiles']
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #0ddbd1b8
+# %% ../../nbs/day09_studio/25_theme.ipynb #2c0d8d36
 import html
 import gradio as gr
 from .widgets import WIDGET_CSS
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #ab55df64
+# %% ../../nbs/day09_studio/25_theme.ipynb #9f15cecf
 def theme():
     "The app's Gradio theme."
     return gr.themes.Soft(primary_hue="indigo", secondary_hue="slate", neutral_hue="slate", radius_size="md", spacing_size="sm", font=["system-ui", "sans-serif"],
-                          font_mono=["ui-monospace", "monospace"]).set(block_shadow="none", block_padding="0", block_border_width="0", block_background_fill="transparent", block_background_fill_dark="transparent", block_label_text_size="*text_sm", button_large_text_size="*text_md",
+                          font_mono=["ui-monospace", "monospace"]).set(block_shadow="none", input_shadow="none", input_border_width="1px", input_border_color="*neutral_300", input_border_color_dark="*neutral_600", checkbox_label_shadow="none", checkbox_label_border_width="1px", checkbox_label_border_color="*neutral_300", checkbox_label_border_color_dark="*neutral_600", button_secondary_border_color="*neutral_300", button_border_width="1px", block_padding="0", block_border_width="0", block_background_fill="transparent", block_background_fill_dark="transparent", block_label_text_size="*text_sm", button_large_text_size="*text_md",
         block_title_background_fill="transparent", block_title_text_color="*body_text_color", block_title_text_weight="600", block_title_padding="0", block_label_background_fill="transparent",
         block_label_text_color="*body_text_color_subdued", block_title_background_fill_dark="transparent", block_title_text_color_dark="*body_text_color",
         block_label_background_fill_dark="transparent", block_label_text_color_dark="*body_text_color_subdued")
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #563fd5b2
+# %% ../../nbs/day09_studio/25_theme.ipynb #d56e56fe
 LAYOUT = """
 footer{display:none!important}
 .gradio-container{max-width:1440px!important;width:100%!important;margin:0 auto!important}
@@ -32,11 +32,14 @@ footer{display:none!important}
 .jd-alert{border:1px solid #d9485f;border-left-width:4px;border-radius:8px;padding:.7rem .9rem;margin:0;color:var(--body-text-color);background:color-mix(in srgb,#d9485f 9%,transparent)}
 .jd-alert b{display:block;margin-bottom:.15rem}
 .prose table,.prose td,.prose th{border-color:var(--border-color-primary)!important}.prose table{font-size:.92rem}
+.dark button[role=tab].selected{color:#a5b4fc!important;border-color:#a5b4fc!important}.dark button[role=tab].selected::after{background:#a5b4fc!important}
 #jd_estimate{min-height:1.3rem}
+.form{background:transparent!important;border:none!important;box-shadow:none!important;gap:.7rem!important;overflow:visible!important}
+.gr-group,.group{background:transparent!important}
 .jd-chips label,.jd-chips .wrap label{padding:.3rem .7rem!important}
 """
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #1ea5d642
+# %% ../../nbs/day09_studio/25_theme.ipynb #819525ae
 LIVE = """
 .jd-live{border:1px solid var(--border-color-primary);border-radius:10px;padding:.8rem .9rem;background:var(--background-fill-secondary)}
 .jd-live img{width:100%;display:block;border-radius:6px;margin-top:.6rem;background:#000;aspect-ratio:720/186;object-fit:fill;image-rendering:pixelated}
@@ -47,11 +50,11 @@ LIVE = """
 .jd-line2{margin:.5rem 0 0;font-size:.88rem;color:var(--body-text-color-subdued)}
 .jd-tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8rem,1fr));gap:.5rem;margin:0}
 .jd-tiles div{border:1px solid var(--border-color-primary);border-radius:8px;padding:.5rem .7rem;min-width:0}
-.jd-tiles dt{font-size:.78rem;color:var(--body-text-color-subdued)}.jd-tiles dd{margin:.1rem 0;font-weight:600;font-size:1rem}
+.jd-tiles dt{font-size:.78rem;color:var(--body-text-color-subdued)}.jd-tiles dd{margin:.1rem 0;font-weight:600;font-size:.94rem}
 .jd-tiles small{font-size:.76rem;color:var(--body-text-color-subdued);display:block;line-height:1.3}
 """
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #9bae792c
+# %% ../../nbs/day09_studio/25_theme.ipynb #01b76a87
 SHELF = """
 .jd-grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:.8rem}
 .jd-tile{all:unset;box-sizing:border-box;display:flex;flex-direction:column;border:1px solid var(--border-color-primary);border-radius:10px;overflow:hidden;cursor:pointer;background:var(--background-fill-secondary);min-width:0}
@@ -61,13 +64,13 @@ SHELF = """
 .jd-tile .none{background:var(--background-fill-secondary);display:grid;place-items:center;color:var(--body-text-color-subdued);font-size:.85rem}
 .jd-tile p{margin:.45rem .6rem 0;font-size:.86rem;line-height:1.3;display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden;min-height:2.25em}
 .jd-tile small{margin:.2rem .6rem .55rem;color:var(--body-text-color-subdued);font-size:.76rem}
-.jd-lab{overflow-x:auto}.jd-lab table{border-collapse:separate;border-spacing:.5rem}.jd-lab th{font-weight:500;font-size:.86rem;color:var(--body-text-color-subdued);text-align:center;white-space:nowrap}
+.jd-lab{overflow-x:auto}.jd-lab table{border-collapse:separate;border-spacing:.5rem;border:none!important;width:auto}.jd-lab td,.jd-lab th{border:none!important;padding:0!important}.jd-lab .jd-tile p{display:none}.jd-lab .jd-tile small{margin-top:.45rem}.jd-lab th{font-weight:500;font-size:.86rem;color:var(--body-text-color-subdued);text-align:center;white-space:nowrap}
 .jd-lab .jd-tile{width:150px}
 @media(max-width:640px){.jd-grid{grid-template-columns:repeat(2,minmax(0,1fr))}.jd-lab .jd-tile{width:118px}.jd-pair{flex-direction:column}.jd-player{max-width:none}}
 """
 CSS = LAYOUT + LIVE + SHELF + WIDGET_CSS
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #55225f8e
+# %% ../../nbs/day09_studio/25_theme.ipynb #f5fb451c
 HEAD = """<meta name="viewport" content="width=device-width,initial-scale=1"><script>
 (() => {
   const seen = e => e && e.offsetParent !== null && !e.disabled;
@@ -78,6 +81,7 @@ HEAD = """<meta name="viewport" content="width=device-width,initial-scale=1"><sc
   }, true);
   const play = on => e => { const t = e.target.closest && e.target.closest('.jd-tile'), v = t && t.querySelector('video'); if (v) { v.muted = true; on ? v.play().catch(() => 0) : v.pause(); } };
   for (const [name, on] of [['mouseover', 1], ['focusin', 1], ['mouseout', 0], ['focusout', 0]]) document.addEventListener(name, play(on));
+  document.addEventListener('click', e => { if (innerWidth < 900 && e.target.closest && e.target.closest('#jd_run')) setTimeout(() => document.getElementById('jd_live')?.scrollIntoView({behavior: 'smooth', block: 'start'}), 400); });
   const paint = m => { const dark = m ? m === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches; document.body.classList.toggle('dark', dark); };
   window.jdMode = () => { const m = document.body.classList.contains('dark') ? 'light' : 'dark'; try { localStorage.setItem('jd-mode', m); } catch (e) {} paint(m); };
   const start = () => { let m = null; try { m = localStorage.getItem('jd-mode'); } catch (e) {} if (m) paint(m); };
@@ -90,7 +94,7 @@ def look() -> dict:
     from jointdit.studio.training import CURVE_CSS
     return dict(theme=theme(), css=CSS + CURVE_CSS, head=HEAD)
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #24482d86
+# %% ../../nbs/day09_studio/25_theme.ipynb #a6fdf233
 NAMES = dict(load="load", encode="encode", sample="sample", decode="decode", write="write")
 
 def _stage_items(run, stages) -> str:
@@ -98,13 +102,13 @@ def _stage_items(run, stages) -> str:
     name = lambda s: f"step {run.step} of {run.steps}" if s == "sample" and run.stage == "sample" else NAMES.get(s, s)
     return "".join(f'<li class="{"past" if i < at else "at" if i == at else ""}">{html.escape(name(s))}</li>' for i, s in enumerate(stages))
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #033a9272
+# %% ../../nbs/day09_studio/25_theme.ipynb #3cf84811
 def seconds(x: float | None) -> str:
     "About how long, in words."
     if x is None: return "time not known yet"
     return "less than a second left" if x < 1 else f"about {x:.0f} s left" if x < 90 else f"about {x/60:.0f} min left"
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #cbd993e3
+# %% ../../nbs/day09_studio/25_theme.ipynb #b8160647
 def live(run, ahead: int = 0, others: int = 0) -> str:
     "A run that waits or works, as HTML."
     from jointdit.studio.jobs import STAGES
@@ -120,7 +124,7 @@ def live(run, ahead: int = 0, others: int = 0) -> str:
     picture = f'<img alt="The clip as it forms: frames over sound" src="{run.preview}">' if run.preview else ""
     return f'<div class="jd-live" role="status">{stages}{bar(share, title)}<span class="jd-soft">{title}</span>{picture}{more}</div>'
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #f3b1d01c
+# %% ../../nbs/day09_studio/25_theme.ipynb #a0151af6
 def alert(title: str, text: str) -> str:
     "What went wrong, where the result would be."
     return f'<div class="jd-alert" role="alert"><b>{html.escape(title)}</b>{html.escape(text)}</div>'
