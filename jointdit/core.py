@@ -6,7 +6,7 @@ __all__ = ['JointDiTError', 'SettingsError', 'TimelineError', 'MediaError', 'Ass
            'save_json', 'load_json', 'file_hash', 'folder_fingerprint', 'derive_seed', 'named_rng', 'Context',
            'toy_path', 'progress']
 
-# %% ../nbs/day00_start/00_core.ipynb #f6af93f0
+# %% ../nbs/day00_start/00_core.ipynb #a4eb847f
 import errno, hashlib, importlib.resources, json, math, os, shutil, sys, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ import torch
 from fastcore.basics import patch
 from tqdm import tqdm
 
-# %% ../nbs/day00_start/00_core.ipynb #65c351b5
+# %% ../nbs/day00_start/00_core.ipynb #aba9c24b
 class JointDiTError(Exception):
     "Something that a user can put right: the message names it, what was expected, and the way out."
 class SettingsError(JointDiTError): "A wrong key, type or value in a YAML file, an environment variable or on the command line."
@@ -31,7 +31,7 @@ class ModelError(JointDiTError): "A model or a call of it that does not fit toge
 class TrainError(JointDiTError): "Training that cannot go on."
 class SampleError(JointDiTError): "A request to the sampler that cannot be met."
 
-# %% ../nbs/day00_start/00_core.ipynb #de27c674
+# %% ../nbs/day00_start/00_core.ipynb #3a13a7a9
 def is_disk_full(e: BaseException,  # the error as it was raised
                  folder=None        # where something was being written
                 ) -> bool:          # True also for libraries that say it in their own words
@@ -41,7 +41,7 @@ def is_disk_full(e: BaseException,  # the error as it was raised
     vague = isinstance(e, (RuntimeError, OSError)) and folder is not None
     return vague and shutil.disk_usage(folder).free < 2**20
 
-# %% ../nbs/day00_start/00_core.ipynb #80dbe802
+# %% ../nbs/day00_start/00_core.ipynb #1d050ac1
 def explain(e: BaseException  # an error of any kind
            ) -> str|None:     # one paragraph, or None for an error that is a bug of ours
     "The paragraph that a user reads instead of a traceback."
@@ -55,7 +55,7 @@ def explain(e: BaseException  # an error of any kind
                 "or shorten the clip with JOINTDIT_MAX_T.")
     if isinstance(e, OSError) and e.filename: return f"{e.filename}: {e.strerror}."
 
-# %% ../nbs/day00_start/00_core.ipynb #5f751a62
+# %% ../nbs/day00_start/00_core.ipynb #bfeed32b
 @contextmanager
 def user_errors():
     "For scripts: an error that the user can mend becomes one paragraph and exit status 2; Ctrl-C becomes status 130."
@@ -69,7 +69,7 @@ def user_errors():
         print(f"error: {said}", file=sys.stderr)
         raise SystemExit(2) from None
 
-# %% ../nbs/day00_start/00_core.ipynb #64d06b82
+# %% ../nbs/day00_start/00_core.ipynb #3da7ef88
 def _fsync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
@@ -80,7 +80,7 @@ def _put(tmp, writer):
     elif isinstance(writer, str): tmp.write_text(writer, encoding="utf-8")
     else: writer(tmp)
 
-# %% ../nbs/day00_start/00_core.ipynb #68fb357f
+# %% ../nbs/day00_start/00_core.ipynb #5a079e7e
 def _beside(path):
     "A new hidden folder beside `path`."
     try:
@@ -90,7 +90,7 @@ def _beside(path):
         why = "the disk is full" if is_disk_full(e) else e.strerror
         raise JointDiTError(f"{path}: cannot write into {path.parent} ({why}).") from None
 
-# %% ../nbs/day00_start/00_core.ipynb #0f459e6c
+# %% ../nbs/day00_start/00_core.ipynb #172ebe03
 def write_atomic(path,     # the file to write; its folder is made
                  writer    # bytes, str, or a function that is given a temporary path of the same name and writes there
                 ) -> Path: # the path
@@ -108,7 +108,7 @@ def write_atomic(path,     # the file to write; its folder is made
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return path
 
-# %% ../nbs/day00_start/00_core.ipynb #8c05a983
+# %% ../nbs/day00_start/00_core.ipynb #0f30160d
 def _plain(o):
     "What JSON can hold: paths and fractions as text, arrays and tensors as numbers, NaN and infinities as null."
     if isinstance(o, dict): return {str(k): _plain(v) for k, v in o.items()}
@@ -117,14 +117,14 @@ def _plain(o):
     if hasattr(o, "tolist"): return _plain(o.tolist())
     return None if isinstance(o, float) and not math.isfinite(o) else o
 
-# %% ../nbs/day00_start/00_core.ipynb #bb7bf6e5
+# %% ../nbs/day00_start/00_core.ipynb #894dec72
 def save_json(path,      # where to write
               obj        # dicts, lists, text, numbers; paths, fractions, arrays and tensors are converted
              ) -> Path:  # the path
     "Write JSON atomically; NaN and infinities become null."
     return write_atomic(path, json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-# %% ../nbs/day00_start/00_core.ipynb #89015943
+# %% ../nbs/day00_start/00_core.ipynb #c675a666
 def load_json(path  # a JSON file
              ):     # what it holds
     "Read JSON. Raises JointDiTError that names the file and the line."
@@ -134,13 +134,13 @@ def load_json(path  # a JSON file
     except json.JSONDecodeError as e:
         raise JointDiTError(f"{path}: not valid JSON at line {e.lineno}, column {e.colno}: {e.msg}.") from None
 
-# %% ../nbs/day00_start/00_core.ipynb #f08c7d4b
+# %% ../nbs/day00_start/00_core.ipynb #c0745e08
 def file_hash(path         # a file
              ) -> str:     # sha256, 64 hex digits
     "Hash of a file's bytes, read in pieces."
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
-# %% ../nbs/day00_start/00_core.ipynb #154b9996
+# %% ../nbs/day00_start/00_core.ipynb #82f48956
 def _matters(rel): return not (rel.name == "card.json" or rel.suffix == ".md" or any(p[0] in "._" for p in rel.parts))
 
 def folder_fingerprint(path     # a model folder
@@ -153,20 +153,20 @@ def folder_fingerprint(path     # a model folder
         if _matters(rel): h.update(f"{rel.as_posix()}\0{file_hash(f)}\n".encode())
     return h.hexdigest()[:16]
 
-# %% ../nbs/day00_start/00_core.ipynb #b8ee3142
+# %% ../nbs/day00_start/00_core.ipynb #e4ab0382
 def derive_seed(*parts     # ints, text, floats, tuples of them: (seed, epoch, clip id, purpose)
                ) -> int:   # 0 ... 2**63 - 1
     "A seed from the meaning of a random draw, the same on every machine and in every order."
     said = json.dumps(_plain(parts), separators=(",", ":"), ensure_ascii=False)
     return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "big") >> 1
 
-# %% ../nbs/day00_start/00_core.ipynb #7426e335
+# %% ../nbs/day00_start/00_core.ipynb #becedbf5
 def named_rng(*parts               # as for `derive_seed`
              ) -> torch.Generator: # on the CPU, so that every device gets the same numbers
     "A generator of its own for each named purpose."
     return torch.Generator().manual_seed(derive_seed(*parts))
 
-# %% ../nbs/day00_start/00_core.ipynb #938823e8
+# %% ../nbs/day00_start/00_core.ipynb #91a4a714
 @dataclass
 class Context:
     "A condition (text or image) as the model takes it. Raises ModelError when the shapes do not fit."
@@ -185,21 +185,21 @@ class Context:
         "The same record with `do` applied to every tensor."
         return Context(do(self.pooled), do(self.tokens), do(self.mask), {k: do(x) for k, x in self.more.items()})
 
-# %% ../nbs/day00_start/00_core.ipynb #e9311349
+# %% ../nbs/day00_start/00_core.ipynb #601fa6a0
 @patch
 def to(self: Context, device=None, dtype=None) -> Context:
     "On another device, or in another float dtype (the mask stays bool)."
     move = lambda x: x.to(device, dtype if x.is_floating_point() else None)
     return self.each(move)
 
-# %% ../nbs/day00_start/00_core.ipynb #78d540d5
+# %% ../nbs/day00_start/00_core.ipynb #44401176
 @patch
 def index(self: Context, i) -> Context:
     "Sample i, or the samples of a slice, list or tensor; always with its batch axis."
     if not isinstance(i, (slice, list, torch.Tensor)): i = [int(i)]
     return self.each(lambda x: x[i])
 
-# %% ../nbs/day00_start/00_core.ipynb #2075272f
+# %% ../nbs/day00_start/00_core.ipynb #f943040a
 @patch
 def expand(self: Context, B: int) -> Context:
     "One condition for a batch of B. Raises ModelError when it is already a batch of another size."
@@ -207,14 +207,14 @@ def expand(self: Context, B: int) -> Context:
     if len(self) != 1: raise ModelError(f"Context: a batch of {len(self)} cannot be expanded to {B}.")
     return self.index([0]*B)
 
-# %% ../nbs/day00_start/00_core.ipynb #3d302966
+# %% ../nbs/day00_start/00_core.ipynb #b74dfcf8
 def _join(xs):
     "Tensors (B, n, ...) of different n, filled up with zeros (False) and joined along the batch."
     n = max(x.shape[1] for x in xs)
     pad = lambda x: x if x.shape[1] == n else torch.cat([x, x.new_zeros(len(x), n - x.shape[1], *x.shape[2:])], 1)
     return torch.cat([pad(x) for x in xs])
 
-# %% ../nbs/day00_start/00_core.ipynb #9db8bc7c
+# %% ../nbs/day00_start/00_core.ipynb #bb101c89
 @patch(cls_method=True)
 def stack(cls: Context, items) -> Context:
     "Join contexts along the batch; shorter ones are padded with masked tokens."
@@ -224,7 +224,7 @@ def stack(cls: Context, items) -> Context:
     more = {k: join(lambda c: c.more[k]) for k in items[0].more if all(k in c.more for c in items)}
     return Context(*(join(attrgetter(k)) for k in ("pooled", "tokens", "mask")), more)
 
-# %% ../nbs/day00_start/00_core.ipynb #494fd8f1
+# %% ../nbs/day00_start/00_core.ipynb #a6d43253
 def toy_path(p            # "toy:svd/vae" for a folder shipped with the package, or any path
             ) -> Path:    # where it lies
     "Where a model folder is: `toy:` names the small models inside the package."
@@ -233,7 +233,7 @@ def toy_path(p            # "toy:svd/vae" for a folder shipped with the package,
     inside = [d for d in p[4:].split("/") if d not in ("", ".", "..")]
     return Path(str(importlib.resources.files("jointdit"))).joinpath("assets", "toy", *inside)
 
-# %% ../nbs/day00_start/00_core.ipynb #197f58c2
+# %% ../nbs/day00_start/00_core.ipynb #6d3813db
 def progress(iterable,   # what to go through
              desc="",    # what is being done
              total=None  # how many, if `len` does not know

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['VOICES', 'USUAL', 'SVDVoice', 'AudioLDM2Voice', 'LTXVoice', 'load_voice', 'ExpertConditioner', 'load_conditioner']
 
-# %% ../../nbs/day01_assets/12_conditioner.ipynb #5111f1eb
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #249d7803
 from hashlib import blake2b
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from .expert_folder import missing_expert
 from .video_codec import fingerprint
 from ..core import AssetError, named_rng, toy_path
 
-# %% ../../nbs/day01_assets/12_conditioner.ipynb #c9fff658
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #1735f803
 def _load(cls, folder, **kw):
     "A part of a folder, from safetensors, on the CPU. Raises AssetError that says what to fetch."
     path = Path(toy_path(folder))
@@ -23,7 +23,7 @@ def _load(cls, folder, **kw):
     try: return cls.from_pretrained(path, local_files_only=True, **kw)
     except Exception as e: raise AssetError(f"{path}: cannot be loaded as {cls.__name__}: {str(e)[:300]}") from None
 
-# %% ../../nbs/day01_assets/12_conditioner.ipynb #848e4370
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #b8addf42
 class SVDVoice:
     "Image conditions as StableVideoDiffusionPipeline makes them."
     parts = ("image_encoder", "feature_extractor", "vae")
@@ -34,7 +34,7 @@ class SVDVoice:
         self.pipe = StableVideoDiffusionPipeline(unet=None, scheduler=None, **{k: _load(c, f"{folder}/{k}") for k, c in parts.items()}).to(device)
         self.device, self.noise_aug = device, noise_aug
 
-# %% ../../nbs/day01_assets/12_conditioner.ipynb #28177e55
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #a25f6567
 @patch
 @torch.no_grad()
 def image(self: SVDVoice, frames) -> dict:  # (B, H, W, 3) uint8 -> name -> (B, ...)
@@ -48,7 +48,7 @@ def image(self: SVDVoice, frames) -> dict:  # (B, H, W, 3) uint8 -> name -> (B, 
     told = torch.cat([self.pipe._encode_image(p, self.device, 1, False) for p in pictures])
     return {"svd.embedding": told.float(), "svd.latent": latent.float()}
 
-# %% ../../nbs/day01_assets/12_conditioner.ipynb #f4ca99b2
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #89a6085e
 class AudioLDM2Voice:
     "Text conditions as AudioLDM2Pipeline makes them."
     parts = ("text_encoder", "text_encoder_2", "projection_model", "language_model", "tokenizer", "tokenizer_2", "feature_extractor")
@@ -59,7 +59,7 @@ class AudioLDM2Voice:
         parts = {k: _load(c, f"{folder}/{k}") for k, c in zip(self.parts, kinds)}
         self.pipe, self.device = AudioLDM2Pipeline(vae=None, unet=None, scheduler=None, vocoder=None, **parts).to(device), device
 
-# %% ../../nbs/day01_assets/12_conditioner.ipynb #59bf11da
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #9ae798ba
 @patch
 @torch.no_grad()
 def text(self: AudioLDM2Voice, text: str) -> dict:  # name -> (1, ...)
@@ -67,7 +67,7 @@ def text(self: AudioLDM2Voice, text: str) -> dict:  # name -> (1, ...)
     words, mask, summary = self.pipe.encode_prompt(text, self.device, 1, False)
     return {"audioldm2.generated": summary.float(), "audioldm2.t5": words.float(), "audioldm2.t5_mask": mask.bool()}
 
-# %% ../../nbs/day01_assets/12_conditioner.ipynb #96011626
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #77ef3052
 class LTXVoice:
     "Text conditions as LTXPipeline makes them."
     parts = ("text_encoder", "tokenizer")
@@ -85,7 +85,7 @@ def text(self: LTXVoice, text: str) -> dict:
     n = max(int(mask.sum()), 1)
     return {"ltx.t5": words[:, :n].float(), "ltx.t5_mask": mask[:, :n].bool()}
 
-# %% ../../nbs/day01_assets/12_conditioner.ipynb #4bbf15fe
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #a4a10318
 VOICES = {"image_encoder": SVDVoice, "language_model": AudioLDM2Voice, "transformer": LTXVoice}
 USUAL = {"svd": SVDVoice, "audioldm2": AudioLDM2Voice, "ltx": LTXVoice}   # the folders that `make assets` makes
 
@@ -96,7 +96,7 @@ def load_voice(folder, device="cpu"):
     if kind is None: raise AssetError(missing_expert(folder, USUAL[root.name].parts if root.name in USUAL else tuple(VOICES)))
     return kind(folder, device)
 
-# %% ../../nbs/day01_assets/12_conditioner.ipynb #0e5ba531
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #1c270588
 class ExpertConditioner:
     "CLIP, and the encoders of pretrained experts: the same words, more in each Context."
     def __init__(self, clip: CLIPCondEncoder, folders, device="cpu"):
@@ -106,7 +106,7 @@ class ExpertConditioner:
 
     def __getattr__(self, name): return getattr(self.__dict__["clip"], name)
 
-# %% ../../nbs/day01_assets/12_conditioner.ipynb #99a1f320
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #d628dc17
 @patch
 def text(self: ExpertConditioner, texts):
     "Texts to conditions. Raises AssetError for a prompt that is too long."
@@ -124,7 +124,7 @@ def image(self: ExpertConditioner, frames):
     for v in self.voices: out.more.update(v.image(frames) if hasattr(v, "image") else {})
     return out
 
-# %% ../../nbs/day01_assets/12_conditioner.ipynb #7509d532
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #c625b1cd
 def load_conditioner(
     s,             # ClipSettings
     device="cpu",

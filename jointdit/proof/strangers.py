@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CONFIGS', 'ACTS', 'RUNS', 'export_experts', 'act', 'look', 'measure_acts', 'share_of_real']
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #1d72c5d0
+# %% ../../nbs/day08_proof/25_strangers.ipynb #dcd1342d
 from pathlib import Path
 
 from ..core import CheckpointError, load_json, save_json
@@ -15,12 +15,12 @@ from ..train.checkpoint import find_checkpoint, load_model
 from ..train.experts import save_expert
 from ..train.stage import run_stage
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #c99e7cf4
+# %% ../../nbs/day08_proof/25_strangers.ipynb #a439b9a7
 CONFIGS = "configs/toy_experts"
 ACTS = {"alone": ("A", "alone"), "join": ("A", "stage_a"), "tune": ("B", "stage_b")}
 RUNS = {"alone": "day05_stage_a_toy_alone", "join": "day05_stage_a_toy_experts", "tune": "day07_stage_b_toy_experts"}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #a512adc6
+# %% ../../nbs/day08_proof/25_strangers.ipynb #375daf6e
 def export_experts(
     ckpt,                        # of the act `alone`
     folder="data/toy_experts",   # gets video/ and audio/
@@ -33,7 +33,7 @@ def export_experts(
         save_expert(e, f"{folder}/{e.name}"); out.append(Path(folder)/e.name)
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #89ab6a06
+# %% ../../nbs/day08_proof/25_strangers.ipynb #af097eb5
 def act(
     name: str,          # alone, join or tune
     options: dict = None,   # dotted name -> value
@@ -48,7 +48,7 @@ def act(
         for f in export_experts(result.checkpoint, folder): print(f"expert written: {f}")
     return result
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #c2050d12
+# %% ../../nbs/day08_proof/25_strangers.ipynb #573904fd
 def look(ckpt, n: int, steps: int) -> dict:
     "Sync and captions of n clips of a checkpoint."
     bench = load_bench(ProofSettings(ckpt=str(ckpt), runtime=Runtime(dtype="fp32")), say=lambda line: None)
@@ -73,7 +73,7 @@ def measure_acts(
         save_json(out, kept | rows); say(f"{name:<6} {quick_words(rows[name])}")
     return rows
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #c2211f5e
+# %% ../../nbs/day08_proof/25_strangers.ipynb #7db8012e
 def share_of_real(row: dict, real: dict, kind: str = "f1"):
     "How far a model is from chance (0) to real clips (1), in events (f1) or curves (correlation); None where that is undefined."
     x, c, r = row.get(f"sync_{kind}"), row.get(f"sync_{kind}_chance"), real.get(f"sync_{kind}")
