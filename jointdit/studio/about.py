@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SAYS', 'MORE', 'WORDS', 'KEYS', 'build']
 
-# %% ../../nbs/day09_studio/32_about.ipynb #296c9666
+# %% ../../nbs/day09_studio/32_about.ipynb #8b212f51
 import gradio as gr
 from .form import FIELDS
 from .wishes import PROMPTS
 
-# %% ../../nbs/day09_studio/32_about.ipynb #c6c14872
+# %% ../../nbs/day09_studio/32_about.ipynb #b0593d6a
 SAYS = dict(ball="A ball bounces: a sound at every touch of the floor.", mallet="A mallet plays bars: a note at every stroke.",
             swell="A lamp swells and fades: its loudness is its brightness.", rotor="A rotor turns faster or slower: its pitch is its speed.")
 MORE = dict(ball=["a small blue wooden ball bounces", "a large red metal ball bounces", "a small green glass ball bounces"],
@@ -18,7 +18,7 @@ MORE = dict(ball=["a small blue wooden ball bounces", "a large red metal ball bo
             swell=["a green square lamp glows slowly with a tone", "a blue circle lamp glows quickly with a tone"],
             rotor=["a large blue rotor spins up", "a small red rotor slows down"])
 
-# %% ../../nbs/day09_studio/32_about.ipynb #d89bebd3
+# %% ../../nbs/day09_studio/32_about.ipynb #0d2f2be8
 WORDS = """### One model, two streams
 JointDiT makes a picture and its sound at the same time. Every block lets each stream look at the other, so what you see and what you hear happen at the same moment.
 
@@ -40,7 +40,7 @@ Every clip has a card beside it (`.json`) that says all about it. `make replay C
 Training and caching run in processes of their own: closing this page does not end them.
 """
 
-# %% ../../nbs/day09_studio/32_about.ipynb #979391f6
+# %% ../../nbs/day09_studio/32_about.ipynb #691c3331
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     with gr.Row(equal_height=False):
@@ -50,7 +50,7 @@ def build(ctx):
             for scene, said in SAYS.items(): _sentences(ctx, said, MORE[scene])
             gr.Markdown(KEYS)
 
-# %% ../../nbs/day09_studio/32_about.ipynb #5488f68b
+# %% ../../nbs/day09_studio/32_about.ipynb #dde31cfa
 def _sentences(ctx, said: str, prompts: list):
     "Buttons that take a sentence to the Generate tab."
     prompt, direction = (ctx.ui["form"][FIELDS.index(k)] for k in ("prompt", "direction"))

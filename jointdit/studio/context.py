@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['LOADING', 'warm_up', 'Studio', 'caches']
 
-# %% ../../nbs/day09_studio/10_context.ipynb #ea266045
+# %% ../../nbs/day09_studio/10_context.ipynb #223cdbaa
 import importlib, sys, threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-# %% ../../nbs/day09_studio/10_context.ipynb #da80c1dd
+# %% ../../nbs/day09_studio/10_context.ipynb #99923fa5
 LOADING = threading.RLock()
 
 def warm_up():
@@ -21,7 +21,7 @@ def warm_up():
             with LOADING: importlib.import_module(name)
         except Exception: pass
 
-# %% ../../nbs/day09_studio/10_context.ipynb #5b07c830
+# %% ../../nbs/day09_studio/10_context.ipynb #f9229297
 @dataclass
 class Studio:
     "What the tabs of one app share."
@@ -62,7 +62,7 @@ class Studio:
         from jointdit.studio.made import Shelf
         return Shelf(self.out)
 
-# %% ../../nbs/day09_studio/10_context.ipynb #2b30b7a5
+# %% ../../nbs/day09_studio/10_context.ipynb #f1b2d2f8
 def caches(ctx: Studio) -> list[Path]:
     "Latent caches of the project, by name."
     found = {p.parent for pattern in ("*/index_*.json", "index_*.json") for p in (ctx.root/"data").glob(pattern)}

@@ -7,7 +7,7 @@ __all__ = ['AS_EXPORTED', 'SETTINGS', 'FIELDS', 'DIRECTIONS', 'PLAIN', 'NEEDS', 
            'keep_upload', 'missing', 'seeds_of', 'to_settings', 'from_settings', 'in_page_words', 'out_of_memory',
            'words', 'field_of']
 
-# %% ../../nbs/day09_studio/23_form.ipynb #29ad2731
+# %% ../../nbs/day09_studio/23_form.ipynb #675c97a5
 import os, random, re, shutil
 from pathlib import Path
 from ..core import JointDiTError, SampleError, explain, file_hash
@@ -15,7 +15,7 @@ from ..sample.request import InferSettings, direction
 from ..settings import PROFILES, apply_profile, load_settings
 from .paths import check_settings, listed, roots_of
 
-# %% ../../nbs/day09_studio/23_form.ipynb #88b0581f
+# %% ../../nbs/day09_studio/23_form.ipynb #549e0968
 AS_EXPORTED = "as exported"
 SETTINGS = dict(   # field -> (setting, label)
     prompt=("prompt", "Prompt"), negative=("negative_prompt", "Negative prompt"), steps=("steps", "Steps"), seed=("seeds", "Seed"),
@@ -26,20 +26,20 @@ SETTINGS = dict(   # field -> (setting, label)
     rescale=("guidance.rescale", "Rescale"), meta=("ref_meta", "Cached clip"), checkpoint=("ckpt", "Checkpoint"),
     image=("clip.image_path", "Picture"), video=("given_video", "Video"), audio=("given_audio", "Sound"))
 
-# %% ../../nbs/day09_studio/23_form.ipynb #fd70ca23
+# %% ../../nbs/day09_studio/23_form.ipynb #12182a85
 FIELDS = ["config", "checkpoint", "profile", "direction", "prompt", "negative", "image", "video", "audio", "meta", "start", "prefix", "steps", "seed",
           "clips", "fps", "seconds", "solver", "guidance", "w_v", "w_a", "w_txt", "w_neg", "w_img", "rescale"]
 DIRECTIONS = dict(text="Text → both", image="Image → both", video="Video → audio", audio="Audio → video", extend="Continue a clip", like="Like a cached clip")
 PLAIN = ("prompt", "negative", "solver", "guidance", "w_v", "w_a", "w_txt", "w_neg", "w_img", "rescale")    # copied as they are
 
-# %% ../../nbs/day09_studio/23_form.ipynb #512b97c6
+# %% ../../nbs/day09_studio/23_form.ipynb #42ba2665
 def configs(ctx) -> list[str]:
     "Configs for sampling, as paths from the project: the app's own first."
     roots = roots_of(ctx)
     found = [roots.short(p) for p in listed(roots, "configs", "*infer*.yaml")]
     return sorted(found, key=lambda p: (Path(p).name != "ui_infer.yaml", p))
 
-# %% ../../nbs/day09_studio/23_form.ipynb #0670a51c
+# %% ../../nbs/day09_studio/23_form.ipynb #b6539b06
 def metas(ctx, most=500) -> list[tuple[str, str]]:
     "(caption, path) of cached clips: those with a picture of their first frame can be imitated."
     from jointdit.core import load_json
@@ -53,7 +53,7 @@ def metas(ctx, most=500) -> list[tuple[str, str]]:
             out.append((f"{said.get('caption') or said.get('id')}  ({p.parent.name}, {p.stem})", p.as_posix()))
     return out
 
-# %% ../../nbs/day09_studio/23_form.ipynb #935cff58
+# %% ../../nbs/day09_studio/23_form.ipynb #4d8ce797
 def keep_upload(ctx, path, what: str) -> str | None:
     "A given file, kept in the project's uploads. Raises PathRefused, SampleError."
     if not path: return None
@@ -66,12 +66,12 @@ def keep_upload(ctx, path, what: str) -> str | None:
         os.replace(kept.with_suffix(".part"), kept)
     return str(kept)
 
-# %% ../../nbs/day09_studio/23_form.ipynb #0d00b7fe
+# %% ../../nbs/day09_studio/23_form.ipynb #af5d5c41
 NEEDS = dict(image=("image", "Choose a picture to start from, or another direction."), video=("video", "Choose a video that gets a sound, or take an example below."),
              audio=("audio", "Choose a sound, or a video with sound, that gets a picture."), extend=("video", "Choose the clip to continue."),
              like=("meta", "Choose a cached clip. If there is none, make a cache first (Data)."))
 
-# %% ../../nbs/day09_studio/23_form.ipynb #fd990fff
+# %% ../../nbs/day09_studio/23_form.ipynb #badff700
 def missing(values: dict) -> dict[str, str]:
     "Field -> what is wrong with it, as far as it shows without loading anything."
     v, out = values, {}
@@ -88,7 +88,7 @@ def missing(values: dict) -> dict[str, str]:
     if len(v["prompt"] or "") > 2000: out["prompt"] = "Too long: a sentence or two is what the model reads."
     return out
 
-# %% ../../nbs/day09_studio/23_form.ipynb #452c8e88
+# %% ../../nbs/day09_studio/23_form.ipynb #ccbcb682
 def _given(ctx, v: dict) -> dict:
     "The settings of the direction; everything that does not belong to it is set to nothing."
     d, keep = v["direction"], lambda k: keep_upload(ctx, v[k], SETTINGS[k][1])
@@ -101,7 +101,7 @@ def _given(ctx, v: dict) -> dict:
     if d == "extend": out["prefix_seconds"] = float(v["prefix"])
     return {k: "" if x is None else x for k, x in out.items()}
 
-# %% ../../nbs/day09_studio/23_form.ipynb #9f8cf086
+# %% ../../nbs/day09_studio/23_form.ipynb #ee3e56cf
 def _relative(ctx, path) -> str:
     "A path as the command line would say it: from the folder where the app was started, if it lies there."
     try: return str(Path(path).resolve().relative_to(Path.cwd().resolve())) if path else ""
@@ -111,14 +111,14 @@ def _has_frame(meta) -> bool:
     from jointdit.core import load_json
     return bool(load_json(meta).get("img_firstframe"))
 
-# %% ../../nbs/day09_studio/23_form.ipynb #d765e44f
+# %% ../../nbs/day09_studio/23_form.ipynb #80b306c7
 def seeds_of(values: dict) -> list[int]:
     "The seeds of a run: -1 draws one; several clips count on from it."
     first = int(values["seed"])
     if first < 0: first = random.SystemRandom().randrange(10**6)
     return [first + i for i in range(int(values["clips"] or 1))]
 
-# %% ../../nbs/day09_studio/23_form.ipynb #de86b55b
+# %% ../../nbs/day09_studio/23_form.ipynb #545af4a2
 def to_settings(ctx, values: dict, say=print, env=None) -> InferSettings:
     "The settings that the form means. Raises JointDiTError."
     env = dict(os.environ if env is None else env)
@@ -135,7 +135,7 @@ def to_settings(ctx, values: dict, say=print, env=None) -> InferSettings:
     check_settings(roots, s)
     return s
 
-# %% ../../nbs/day09_studio/23_form.ipynb #f7a0adbf
+# %% ../../nbs/day09_studio/23_form.ipynb #b8cb352a
 def from_settings(ctx, s: InferSettings) -> dict:
     "The fields of a request, all but config and profile."
     way = {"video -> audio": "video", "audio -> video": "audio", "continuation": "extend", "image -> both": "image"}.get(direction(s), "text")
@@ -148,13 +148,13 @@ def from_settings(ctx, s: InferSettings) -> dict:
         meta=_known(ctx, s.ref_meta, known), start=s.given_start, prefix=s.prefix_seconds, steps=s.steps, seed=s.seeds[0], clips=len(s.seeds),
         fps=float(s.mp4_fps) if s.mp4_fps else None, seconds=s.seconds)
 
-# %% ../../nbs/day09_studio/23_form.ipynb #8b51b5a1
+# %% ../../nbs/day09_studio/23_form.ipynb #ab9790e3
 def _known(ctx, path, known) -> str:
     "The name under which a menu offers a path, or nothing."
     same = lambda p: Path(p).resolve() == Path(path).resolve()
     return next((p for p in known if path and same(p)), "")
 
-# %% ../../nbs/day09_studio/23_form.ipynb #64069c16
+# %% ../../nbs/day09_studio/23_form.ipynb #e9062cc9
 MEMORY = "Not enough memory for this run. Choose the memory profile Conservative, a shorter duration, or one clip at a time; the models were unloaded."
 
 def in_page_words(text: str) -> str:
@@ -163,21 +163,21 @@ def in_page_words(text: str) -> str:
     for setting, label in sorted(SETTINGS.values(), key=lambda x: -len(x[0])): text = re.sub(rf"^{re.escape(setting)}\b( = [^:]*)?:", f"{label}:", text)
     return text.replace("(--ckpt chooses another)", "").replace("Set it (for example", "(for example")
 
-# %% ../../nbs/day09_studio/23_form.ipynb #6611a4b1
+# %% ../../nbs/day09_studio/23_form.ipynb #eed477c6
 def out_of_memory(e: BaseException) -> bool:
     "Is this any of the ways in which memory runs out?"
     import torch
     said = str(e).lower()
     return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or (isinstance(e, RuntimeError) and any(w in said for w in ("can't allocate memory", "out of memory", "not enough memory")))
 
-# %% ../../nbs/day09_studio/23_form.ipynb #25f96307
+# %% ../../nbs/day09_studio/23_form.ipynb #a8dac579
 def words(e: BaseException) -> str | None:
     "What the page says about an error; None for a bug of ours."
     if out_of_memory(e): return MEMORY
     said = explain(e)
     return None if said is None else in_page_words(said)
 
-# %% ../../nbs/day09_studio/23_form.ipynb #d672e47d
+# %% ../../nbs/day09_studio/23_form.ipynb #eee6b950
 HINTS = dict(prompt=("tokens", "the prompt "), video=("no picture to start", "no sound to start", "is no video", "cannot be read", "cannot be opened"), seconds=("asked for, but its", "lies at or behind"),
              checkpoint=("checkpoint",), meta=("ref_meta", "cached"), profile=("memory",))
 

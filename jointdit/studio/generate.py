@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RESULT', 'foresee', 'estimate_line', 'show', 'title_of', 'begin_run', 'ended_badly', 'follow', 'check', 'build']
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #8a3fbea5
+# %% ../../nbs/day09_studio/28_generate.ipynb #07920984
 import html
 import gradio as gr
 from pathlib import Path
@@ -17,7 +17,7 @@ from .theme import alert, live, tiles
 from .widgets import empty, guarded, toast
 from .wishes import build_form, fill, read_config
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #ca1c91fc
+# %% ../../nbs/day09_studio/28_generate.ipynb #2e38bc90
 def foresee(ctx, s) -> dict:
     "What a run will need: seconds, peak_gib, free_gib; None where nothing is known."
     blank = dict(seconds=None, peak_gib=None, free_gib=None)
@@ -25,7 +25,7 @@ def foresee(ctx, s) -> dict:
     except ImportError: return blank
     return blank | predict(ctx, s)
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #84da467b
+# %% ../../nbs/day09_studio/28_generate.ipynb #303a2a53
 def estimate_line(ctx, values: dict) -> str:
     "One line under the Run button, or what is wrong with the form."
     if wrong := missing(values): return f'<span class="jd-soft">{html.escape(next(iter(wrong.values())))}</span>'
@@ -38,7 +38,7 @@ def estimate_line(ctx, values: dict) -> str:
     if found["peak_gib"] is not None: bits.append(f"peak memory {found['peak_gib']:.2f} GiB" + (f" of {found['free_gib']:.1f} free" if found["free_gib"] else ""))
     return f'<span class="jd-soft">Expected: {" · ".join(bits)}</span>' if bits else '<span class="jd-soft">Ctrl+Enter runs too.</span>'
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #494cc695
+# %% ../../nbs/day09_studio/28_generate.ipynb #56ebb5db
 RESULT = ("player", "moments", "sheet", "facts", "card", "log", "mp4", "wav", "json")
 
 def show(ctx, id: str, log: list = (), expected: float | None = None) -> dict:
@@ -52,7 +52,7 @@ def show(ctx, id: str, log: list = (), expected: float | None = None) -> dict:
     return dict(player=files["mp4"], moments=text(moments(ctx, m)), sheet=files["png"], facts=title + tiles(rows), card=m.card, log="\n".join(log),
                 mp4=files["mp4"], wav=files["wav"], json=str(m.path))
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #555ccd82
+# %% ../../nbs/day09_studio/28_generate.ipynb #3d067136
 def _result(ctx) -> dict:
     "The components of the right side."
     c = dict(live=gr.HTML(empty("Your clip appears here. Press Run, or Ctrl+Enter: the example on the left is a good first one."), padding=False, elem_id="jd_live"))
@@ -68,12 +68,12 @@ def _result(ctx) -> dict:
             with gr.Tab("Log"): c["log"] = gr.Textbox(lines=10, max_lines=16, label="What the command line would say")
     return c
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #e5bc71ec
+# %% ../../nbs/day09_studio/28_generate.ipynb #ce68f35f
 def title_of(s) -> str:
     from jointdit.sample.request import direction
     return s.prompt or direction(s)
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #f3c41b9c
+# %% ../../nbs/day09_studio/28_generate.ipynb #88e1e756
 def begin_run(ctx, values: dict, owner: str):
     "Put the run that the form means in the line: (run, settings, GiB expected). Raises JointDiTError."
     lines = []
@@ -83,7 +83,7 @@ def begin_run(ctx, values: dict, owner: str):
     if found["peak_gib"] and found["free_gib"] and found["peak_gib"] > found["free_gib"]: raise MemoryError()
     return ctx.jobs.submit(owner, title_of(s), lambda run: make(s, run, ctx.kits), lines=lines), s, found["peak_gib"]
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #2141c374
+# %% ../../nbs/day09_studio/28_generate.ipynb #8dba7e9e
 def ended_badly(ctx, run) -> tuple[str, Exception | None]:
     "(what stands in the place of the result, the toast) of a run that was stopped or failed."
     if run.state == "stopped": return alert("Stopped", str(run.error)), None
@@ -92,7 +92,7 @@ def ended_badly(ctx, run) -> tuple[str, Exception | None]:
     said = words(run.error) or e.message
     return alert("That did not work", said), e
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #4983608d
+# %% ../../nbs/day09_studio/28_generate.ipynb #761a1baa
 def _news(ctx, run, c: dict, expected, shown: list):
     "Updates for the page at a moment of a run."
     mine = [r for r in ctx.jobs.of(run.owner) if r is not run]
@@ -108,7 +108,7 @@ def _arrived(ctx, run, c, expected, shown):
 
 def _id(ctx, path) -> str: return Path(path).resolve().relative_to(Path(ctx.out).resolve()).with_suffix("").as_posix()
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #83c3a629
+# %% ../../nbs/day09_studio/28_generate.ipynb #e95f196f
 def follow(ctx, run, c: dict, expected=None):
     "Yield updates until a run has ended. Raises gr.Error for a run that failed."
     shown = []
@@ -120,7 +120,7 @@ def follow(ctx, run, c: dict, expected=None):
         yield {c["live"]: gr.update(value=said, visible=True)}
         if e: raise e
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #7e145809
+# %% ../../nbs/day09_studio/28_generate.ipynb #9723b60d
 def _generate(ctx, c: dict):
     "The function behind Run."
     def generate(config="configs/ui_infer.yaml", checkpoint="", profile=AS_EXPORTED, direction="text", prompt="", negative="", image=None, video=None, audio=None, meta="",
@@ -137,13 +137,13 @@ def _generate(ctx, c: dict):
         yield from follow(ctx, run, c, expected)
     return generate
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #41352e06
+# %% ../../nbs/day09_studio/28_generate.ipynb #103cd88a
 def check(*values) -> list:
     "For each field of the form: is it all right, and if not, what to do."
     wrong = missing(dict(zip(FIELDS, values)))
     return [gr.validate(k not in wrong, wrong.get(k, "")) for k in FIELDS]
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #3592602d
+# %% ../../nbs/day09_studio/28_generate.ipynb #1ec3bbd1
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     with gr.Row(equal_height=False):
@@ -153,7 +153,7 @@ def build(ctx):
     ctx.ui |= dict(form=[c[k] for k in FIELDS], generate=c)
     _wire(ctx, c)
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #f2df3dc0
+# %% ../../nbs/day09_studio/28_generate.ipynb #bfe9d6dd
 def _wire(ctx, c: dict):
     "What happens on Run, Stop, and a change of the form."
     fields, results, quiet = [c[k] for k in FIELDS], [c[k] for k in RESULT], dict(api_visibility="private", show_progress="hidden")

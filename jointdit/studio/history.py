@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAGE', 'NOTHING', 'PICK', 'SHOWN', 'tile', 'grid', 'compare', 'settings_of', 'build']
 
-# %% ../../nbs/day09_studio/30_history.ipynb #359abb9b
+# %% ../../nbs/day09_studio/30_history.ipynb #1548438b
 import html
 import gradio as gr
 from ..sample.request import InferSettings
@@ -14,7 +14,7 @@ from .made import Made, ago, delete, differences, matching, one, still
 from .widgets import empty, facts, file_url, guarded, pair, player
 from .wishes import fill, values_of
 
-# %% ../../nbs/day09_studio/30_history.ipynb #a2d4e0f8
+# %% ../../nbs/day09_studio/30_history.ipynb #3f4763df
 def tile(ctx, m: Made, chosen=(), extra: str = "") -> str:
     "A clip as a button of HTML that carries its name."
     e, note = html.escape, f"seed {m.card.get('seed')} · {m.card.get('settings', {}).get('steps', '?')} steps · {ago(m.when)}"
@@ -23,7 +23,7 @@ def tile(ctx, m: Made, chosen=(), extra: str = "") -> str:
     return (f'<button type="button" class="jd-tile{" on" if m.id in chosen else ""}" data-pick="{e(m.id)}" title="{e(m.id)}" aria-label="{e(f"{m.prompt}, {note}")}">{picture}'
             f'<p>{e(m.prompt)}</p><small>{e(extra or note)}</small></button>')
 
-# %% ../../nbs/day09_studio/30_history.ipynb #17ba1600
+# %% ../../nbs/day09_studio/30_history.ipynb #46729557
 PAGE = 24     # tiles at once
 NOTHING = "Nothing has been made yet. Press Run on the Generate tab: every clip is kept, and listed here."
 
@@ -33,7 +33,7 @@ def grid(ctx, made: list, chosen=(), most: int = PAGE) -> str:
     more = f'<p class="jd-soft">The newest {most} of {len(made)}. Search, or press “Show more”.</p>' if len(made) > most else ""
     return f'<div class="jd-grid">{"".join(tile(ctx, m, chosen) for m in made[:most])}</div>{more}'
 
-# %% ../../nbs/day09_studio/30_history.ipynb #0130bc60
+# %% ../../nbs/day09_studio/30_history.ipynb #b945addb
 def compare(ctx, a: str, b: str) -> str:
     "Two clips in step, and a table of what differs, as HTML."
     if not a or not b: return empty("Choose two clips: open one, press “Compare”, then open another.")
@@ -41,12 +41,12 @@ def compare(ctx, a: str, b: str) -> str:
     players = [player(m.file("mp4") or m.file("wav"), f"{side}: {m.prompt}", f"seed {m.card.get('seed')}", step=True) for side, m in (("A", x), ("B", y))]
     return pair(players) + facts(differences(x, y), ("what differs", "A", "B"))
 
-# %% ../../nbs/day09_studio/30_history.ipynb #9154083a
+# %% ../../nbs/day09_studio/30_history.ipynb #407325e9
 def _entry(m: Made) -> dict:
     return dict(id=m.id, prompt=m.prompt, seed=m.card.get("seed"), direction=m.card.get("direction"), made=m.when, mp4=str(m.file("mp4") or ""), wav=str(m.file("wav") or ""),
                 lag_ms=(m.card.get("lag") or {}).get("lag_ms"), evaluations=m.card.get("evaluations"))
 
-# %% ../../nbs/day09_studio/30_history.ipynb #96b26836
+# %% ../../nbs/day09_studio/30_history.ipynb #4df59200
 def _api(ctx):
     "Endpoints by name."
     @guarded
@@ -67,7 +67,7 @@ def _api(ctx):
         return delete(ctx, id)
     for fn in (history, card, compare_clips, delete_clip): gr.api(fn, api_name=fn.__name__, queue=False)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #7797ce97
+# %% ../../nbs/day09_studio/30_history.ipynb #f564ab7e
 PICK = """element.addEventListener('click', e => { const t = e.target.closest('[data-pick]'); if (t) trigger('click', {pick: t.dataset.pick}); });"""
 
 def settings_of(ctx, id: str) -> list:
@@ -79,7 +79,7 @@ def settings_of(ctx, id: str) -> list:
     del values["config"]
     return fill(ctx, values)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #b1d748a9
+# %% ../../nbs/day09_studio/30_history.ipynb #745081d0
 def _parts(ctx) -> dict:
     "The components of the tab."
     with gr.Row():
@@ -93,7 +93,7 @@ def _parts(ctx) -> dict:
         with gr.Column(scale=5, min_width=320): c |= _detail()
     return c
 
-# %% ../../nbs/day09_studio/30_history.ipynb #fa1d46d1
+# %% ../../nbs/day09_studio/30_history.ipynb #6e09ec7f
 def _detail() -> dict:
     "The clip that is open, and the comparison."
     c = dict(hint=gr.HTML(empty("Choose a clip on the left to see and hear it."), padding=False))
@@ -115,7 +115,7 @@ def _detail() -> dict:
         with gr.Row(): c |= {k: gr.DownloadButton(label, size="sm", min_width=90) for k, label in dict(mp4="MP4", wav="WAV", json="Card").items()}
     return c
 
-# %% ../../nbs/day09_studio/30_history.ipynb #068b3efb
+# %% ../../nbs/day09_studio/30_history.ipynb #32116a7a
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     c = _parts(ctx)
@@ -124,7 +124,7 @@ def build(ctx):
     _wire_clip(ctx, c)
     _api(ctx)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #5b13210f
+# %% ../../nbs/day09_studio/30_history.ipynb #fce4f42d
 def _wire_list(ctx, c: dict):
     "Searching and refreshing."
     quiet, asked = dict(api_visibility="private", show_progress="hidden"), [c["words"], c["folder"], c["way"], c["most"], c["id"]]
@@ -138,7 +138,7 @@ def _wire_list(ctx, c: dict):
     gr.on([c["words"].change, c["folder"].input, c["way"].input, c["fresh"].click, ctx.ui["tab_history"].select], see, asked, out, trigger_mode="always_last", **quiet)
     c["more"].click(lambda n: n + 2*PAGE, c["most"], c["most"], **quiet).then(see, asked, out, **quiet)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #5a4f0899
+# %% ../../nbs/day09_studio/30_history.ipynb #d060feae
 SHOWN = [k for k in RESULT if k != "log"]
 
 def _opened(ctx, id: str, held: str) -> list:
@@ -147,7 +147,7 @@ def _opened(ctx, id: str, held: str) -> list:
     both = compare(ctx, held, id) if held and held != id else ""
     return [gr.update(visible=False), gr.update(visible=True), *[got[k] for k in SHOWN], id, gr.update(visible=bool(both)), both, "Compare" if held != id else "Choose another to compare"]
 
-# %% ../../nbs/day09_studio/30_history.ipynb #f9414a52
+# %% ../../nbs/day09_studio/30_history.ipynb #ae88ae41
 def _wire_clip(ctx, c: dict):
     "Opening, using, comparing, deleting."
     quiet = dict(api_visibility="private", show_progress="hidden")

@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['STAGES', 'ENDED', 'Stopped', 'Run', 'Jobs']
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #4c2f8adc
+# %% ../../nbs/day09_studio/21_jobs.ipynb #aa01b037
 import itertools, threading, time
 from collections import deque
 from dataclasses import dataclass, field
 from ..core import JointDiTError
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #046bf0bc
+# %% ../../nbs/day09_studio/21_jobs.ipynb #b1eaaab2
 class Stopped(JointDiTError): "The person who started a run has stopped it."
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #9d0eb28d
+# %% ../../nbs/day09_studio/21_jobs.ipynb #4f6df4b7
 STAGES = ("load", "encode", "sample", "decode", "write")   # what a run goes through, in this order
 ENDED = ("done", "stopped", "failed")
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #86462977
+# %% ../../nbs/day09_studio/21_jobs.ipynb #67710f91
 @dataclass
 class Run:
     "Something that one person asked for, and how far it is."
@@ -44,7 +44,7 @@ class Run:
     stop_asked: threading.Event = field(default_factory=threading.Event)
     news: threading.Condition = field(default_factory=threading.Condition)
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #193dd595
+# %% ../../nbs/day09_studio/21_jobs.ipynb #1c6a75d3
 def _tell(self: Run, line: str = "", **what):
     "Change what the run shows; watchers wake up. Keywords are attributes of the run."
     with self.news:
@@ -54,13 +54,13 @@ def _tell(self: Run, line: str = "", **what):
         self.news.notify_all()
 Run.tell = _tell
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #31264952
+# %% ../../nbs/day09_studio/21_jobs.ipynb #4e90de34
 def _check(self: Run):
     "Raises Stopped when a stop was asked for."
     if self.stop_asked.is_set(): raise Stopped("Stopped. Nothing of this clip was kept; the models stay loaded.")
 Run.check = _check
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #1e6e0424
+# %% ../../nbs/day09_studio/21_jobs.ipynb #404e06af
 def _eta(self: Run) -> float | None:
     "Seconds that are left, or None when nothing is known yet."
     p = self.pace
@@ -71,7 +71,7 @@ def _eta(self: Run) -> float | None:
     return here + (self.parts - self.part - 1)*clip(0, STAGES[3:])
 Run.eta = _eta
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #de8b4aed
+# %% ../../nbs/day09_studio/21_jobs.ipynb #da047c89
 class Jobs:
     "Runs in the order in which they were asked for, one at a time."
     def __init__(self, warm_up=None):     # warm_up: done once, before the first run, by the thread that will do the runs
@@ -89,7 +89,7 @@ class Jobs:
             _do(self.now)
             with self.lock: self.now = None
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #d4986ceb
+# %% ../../nbs/day09_studio/21_jobs.ipynb #03eb5fc5
 def _do(run: Run):
     "Run it to its end, whatever that is."
     run.tell(state="running", began=time.perf_counter())
@@ -101,7 +101,7 @@ def _do(run: Run):
     run.work = None                                # and with it everything that it held
     run.tell(state=state, ended=time.perf_counter(), preview=None)
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #7725ea0b
+# %% ../../nbs/day09_studio/21_jobs.ipynb #15adaff5
 def _submit(self: Jobs, owner: str, title: str, work, **what) -> Run:
     "Put a piece of work in the line. Keywords are attributes of the run."
     run = Run(str(next(self.ids)), owner, title, work, **what)
@@ -112,13 +112,13 @@ def _submit(self: Jobs, owner: str, title: str, work, **what) -> Run:
     return run
 Jobs.submit = _submit
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #502ac1e6
+# %% ../../nbs/day09_studio/21_jobs.ipynb #0913e094
 def _ahead(self: Jobs, run: Run) -> int:
     "How many runs come before this one."
     with self.lock: return self.line.index(run) + (self.now is not None) if run in self.line else 0
 Jobs.ahead = _ahead
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #0fb0f2e6
+# %% ../../nbs/day09_studio/21_jobs.ipynb #651e7328
 def _stop(self: Jobs, owner: str, id: str | None = None) -> int:
     "Stop the running and the waiting runs of an owner, or one of them; returns how many."
     with self.lock:
@@ -130,13 +130,13 @@ def _stop(self: Jobs, owner: str, id: str | None = None) -> int:
     return len(mine)
 Jobs.stop = _stop
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #664e0074
+# %% ../../nbs/day09_studio/21_jobs.ipynb #5e758025
 def _of(self: Jobs, owner: str) -> list[Run]:
     "The owner's runs that have not ended, in order."
     with self.lock: return [r for r in (self.now, *self.line) if r and r.owner == owner and r.state not in ENDED]
 Jobs.of = _of
 
-# %% ../../nbs/day09_studio/21_jobs.ipynb #f52536e2
+# %% ../../nbs/day09_studio/21_jobs.ipynb #112871fe
 def _follow(self: Jobs, run: Run, every: float = .2, beat: float = 1.):
     "Yield the run at its news, at most each `every` seconds and at least each `beat`, until it has ended."
     seen = -1

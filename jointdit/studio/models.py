@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['proofs', 'noted', 'describe', 'checkpoints', 'menu', 'default_line']
 
-# %% ../../nbs/day09_studio/26_models.ipynb #914de6da
+# %% ../../nbs/day09_studio/26_models.ipynb #bd8130db
 from pathlib import Path
 from ..core import JointDiTError, load_json
 from .paths import listed, roots_of
 
-# %% ../../nbs/day09_studio/26_models.ipynb #f9c4ed56
+# %% ../../nbs/day09_studio/26_models.ipynb #33202347
 def proofs(ctx) -> dict[str, float]:
     "Checkpoint file -> F1 of events, from every proof.json in the output folder."
     out = {}
@@ -22,14 +22,14 @@ def proofs(ctx) -> dict[str, float]:
         except (JointDiTError, KeyError, TypeError): continue
     return out
 
-# %% ../../nbs/day09_studio/26_models.ipynb #9acd5a39
+# %% ../../nbs/day09_studio/26_models.ipynb #8332770f
 def noted(extras: dict) -> float | None:
     "The sync that a checkpoint notes about itself, or None."
     found = extras.get("sync", extras.get("proof"))
     for key in ("events", "f1"): found = found.get(key, found) if isinstance(found, dict) else found
     return float(found) if isinstance(found, (int, float)) else None
 
-# %% ../../nbs/day09_studio/26_models.ipynb #47e7931d
+# %% ../../nbs/day09_studio/26_models.ipynb #b0e6f61b
 def describe(path: Path, sync: float | None = None) -> str:
     "A checkpoint in one line: run, stage, step, size, sync."
     from jointdit.train.checkpoint import read_info, step_of
@@ -44,7 +44,7 @@ def describe(path: Path, sync: float | None = None) -> str:
     name = path.parent.name.removeprefix("day05_stage_a_").removeprefix("day07_stage_b_")
     return f"{name} · {' · '.join(bits)}"
 
-# %% ../../nbs/day09_studio/26_models.ipynb #96f92378
+# %% ../../nbs/day09_studio/26_models.ipynb #83e3c653
 def checkpoints(ctx) -> list[tuple[str, str]]:
     "(line, path) of all checkpoints, the newest first; each once, as .pt."
     roots, scores = roots_of(ctx), proofs(ctx)
@@ -53,13 +53,13 @@ def checkpoints(ctx) -> list[tuple[str, str]]:
     found.sort(key=lambda p: -p.stat().st_mtime_ns)
     return [(describe(p, scores.get(str(p))), roots.short(p)) for p in found]
 
-# %% ../../nbs/day09_studio/26_models.ipynb #5eff3e15
+# %% ../../nbs/day09_studio/26_models.ipynb #7f089533
 def menu(ctx) -> list[tuple[str, str]]:
     "The choices of the page: first the automatic one, which says what it would take."
     found = checkpoints(ctx)
     return [(f"Newest: {default_line(ctx, dict((p, line) for line, p in found))}", ""), *found]
 
-# %% ../../nbs/day09_studio/26_models.ipynb #5f1986b9
+# %% ../../nbs/day09_studio/26_models.ipynb #993408f6
 def default_line(ctx, lines: dict) -> str:
     "The line of the checkpoint that is taken when none is chosen."
     from jointdit.sample.request import InferSettings, pick_checkpoint

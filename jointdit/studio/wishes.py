@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROMPTS', 'SCENES', 'ABOUT', 'example', 'shown', 'values_of', 'read_config', 'build_form', 'fill']
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #46e029e0
+# %% ../../nbs/day09_studio/27_wishes.ipynb #ab5a102b
 import html, os
 import gradio as gr
 from pathlib import Path
@@ -17,12 +17,12 @@ from .models import menu
 from .paths import roots_of
 from .widgets import guarded
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #a2871c9c
+# %% ../../nbs/day09_studio/27_wishes.ipynb #3c3397b3
 PROMPTS = ["a large red metal ball bounces", "a small blue wooden ball bounces", "a slow tune on the bars of a glass xylophone",
            "a green square lamp glows slowly with a tone", "a large blue rotor spins up"]
 SCENES = {"a bouncing ball": "ball", "a xylophone": "mallet", "a glowing lamp": "swell", "a turning rotor": "rotor"}
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #c23756d6
+# %% ../../nbs/day09_studio/27_wishes.ipynb #c5fa4e44
 def example(ctx, name: str, ending: str = "mp4") -> str:
     "A clip of the toy world in the project's uploads, made at its first use: path of its mp4 or wav."
     from jointdit.data.media import write_video, write_wav
@@ -34,7 +34,7 @@ def example(ctx, name: str, ending: str = "mp4") -> str:
         write_video(path, clip.frames, 12, clip.wave) if ending == "mp4" else write_wav(path, clip.wave, 16000)
     return str(path)
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #d1ffa724
+# %% ../../nbs/day09_studio/27_wishes.ipynb #bb41497d
 def _what(ctx) -> dict:
     "Direction, prompt, and what is given."
     out = dict(direction=gr.Radio([(label, k) for k, label in DIRECTIONS.items()], value="text", label="Direction", elem_classes="jd-chips"))
@@ -43,7 +43,7 @@ def _what(ctx) -> dict:
     chips.click(lambda sample: sample[0], chips, out["prompt"], api_visibility="private", queue=False, show_progress="hidden")
     return out | _files(ctx)
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #69457a16
+# %% ../../nbs/day09_studio/27_wishes.ipynb #4a3a63de
 def _files(ctx) -> dict:
     "What a direction starts from; each is shown when its direction is chosen."
     with gr.Group(visible=False) as image_box:
@@ -62,13 +62,13 @@ def _files(ctx) -> dict:
         take.input(guarded(lambda name, ending=ending: example(ctx, name, ending)), take, box, api_visibility="private", show_progress="hidden")
     return dict(image=image, video=video, audio=audio, meta=meta, start=start, prefix=prefix, boxes=(image_box, video_box, audio_box, cut_box))
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #4d208feb
+# %% ../../nbs/day09_studio/27_wishes.ipynb #b9109116
 def shown(way: str) -> tuple:
     "Visibility of picture, video, sound, cut, cached clip, kept beginning for a direction."
     see = lambda *ways: gr.update(visible=way in ways)
     return see("image"), see("video", "extend"), see("audio"), see("video", "audio", "extend"), see("like"), see("extend")
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #b2925f66
+# %% ../../nbs/day09_studio/27_wishes.ipynb #0c0c7dd7
 def _how() -> dict:
     "Seed, steps and number of clips."
     with gr.Row(equal_height=True):
@@ -81,7 +81,7 @@ def _how() -> dict:
     dice.click(lambda: -1, None, seed, api_visibility="private", queue=False, show_progress="hidden")
     return dict(seed=seed, clips=clips, steps=steps, last=last)
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #157bbdb0
+# %% ../../nbs/day09_studio/27_wishes.ipynb #32f747d9
 def _model(ctx) -> dict:
     "Which model, how much memory it may take, and how long the clip is."
     checkpoint = gr.Dropdown([("newest", "")], value="", label="Checkpoint", allow_custom_value=True)
@@ -91,7 +91,7 @@ def _model(ctx) -> dict:
         fps = gr.Number(None, label="Frames per s", placeholder="as trained", min_width=110, scale=1)
     return dict(checkpoint=checkpoint, profile=profile, seconds=seconds, fps=fps)
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #a27e96ce
+# %% ../../nbs/day09_studio/27_wishes.ipynb #3a487192
 ABOUT = dict(
     w_v="1.2 is a good start. Higher: the picture follows the sound more closely, and gets harder.",
     w_a="1.2 is a good start. Higher: the sound sits more exactly on what is seen; too high and it clicks.",
@@ -100,7 +100,7 @@ ABOUT = dict(
     w_img="How closely the clip keeps to the picture. Only with a picture.",
     rescale="Takes back the contrast that strong weights add. 0: not at all.")
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #9adf9316
+# %% ../../nbs/day09_studio/27_wishes.ipynb #bad94625
 def _advanced(ctx) -> dict:
     "Guidance and config."
     with gr.Accordion("Guidance", open=False):
@@ -115,14 +115,14 @@ def _advanced(ctx) -> dict:
         config = gr.Dropdown(found, value=found[0] if found else None, label="Config", info="the fields start from this file; choosing another fills them anew", allow_custom_value=True)
     return dict(negative=negative, guidance=guidance, solver=solver, config=config, **out)
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #802e0b5a
+# %% ../../nbs/day09_studio/27_wishes.ipynb #5d5c6b77
 def _weights() -> dict:
     number = lambda k, label, value, step=.1: gr.Number(value, label=label, step=step, info=ABOUT[k], min_width=200)
     with gr.Row(): out = dict(w_txt=number("w_txt", "Prompt weight", 1.5), w_a=number("w_a", "Audio watches video", 1.2))
     with gr.Row(): out |= dict(w_v=number("w_v", "Video listens to audio", 1.2), w_img=number("w_img", "Image weight", 1.))
     with gr.Row(): return out | dict(w_neg=number("w_neg", "Away from the negative prompt", 0.), rescale=number("rescale", "Rescale", .7, .05))
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #7a3e54ba
+# %% ../../nbs/day09_studio/27_wishes.ipynb #2cc27640
 def values_of(ctx, s: InferSettings, config: str) -> dict:
     "The fields for a request; the config stays as it is chosen, the memory profile as exported."
     return from_settings(ctx, s) | dict(config=config, profile=AS_EXPORTED, checkpoint=_offered(ctx, s.ckpt))
@@ -134,13 +134,13 @@ def _offered(ctx, path) -> str:
     except JointDiTError: return ""
     return roots.short(full) if full and full.is_file() else ""
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #9033c487
+# %% ../../nbs/day09_studio/27_wishes.ipynb #f571beb5
 def read_config(ctx, config: str) -> dict:
     "The fields that a config asks for. Raises SettingsError, PathRefused."
     s = load_settings(InferSettings, roots_of(ctx).allow("configs", config)).settings
     return values_of(ctx, s, config) | dict(fps=None)     # empty: the config's own rate
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #a0f24076
+# %% ../../nbs/day09_studio/27_wishes.ipynb #31764334
 def build_form(ctx) -> dict:
     "The components of the form by field, and: run, stop, estimate, last, boxes."
     c = _what(ctx)
@@ -153,7 +153,7 @@ def build_form(ctx) -> dict:
     c["direction"].change(shown, c["direction"], [image, video, audio, cut, c["meta"], c["prefix"]], api_visibility="private", queue=False, show_progress="hidden")
     return c
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #bff2dafe
+# %% ../../nbs/day09_studio/27_wishes.ipynb #e0b27ea5
 def fill(ctx, values: dict) -> list:
     "Updates for the fields, in their order; those that are not in `values` stay."
     listed = dict(checkpoint=lambda: menu(ctx), meta=lambda: [("none", ""), *metas(ctx)], config=lambda: configs(ctx))
