@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jointdit.core import JointDiTError, SettingsError
-from jointdit.studio import data_tab, train_tab
+from jointdit.studio.app import build_app
 from jointdit.studio.context import Studio
 from jointdit.studio.paths import Door, PathRefused, Roots, inside, listed, plain_name
 from jointdit.studio.serve import Address, address, own_uploads, serve
@@ -25,6 +25,8 @@ def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("studio") / "project"
     for d in ("checkpoints/day05_stage_a_x", "data/cache/meta/val", "data/clips", "outputs/ui_infer", "logs/day05_stage_a_x", ".git"): (root / d).mkdir(parents=True)
     make_configs(root)
+    (root / "configs/ui_infer.yaml").write_text("out_dir: outputs/ui_infer\nsteps: 2\n")
+    (root / "configs/out_infer.yaml").write_text("out_dir: /tmp/elsewhere\n")
     secret = root.parent / "secret.txt"
     secret.write_text(SECRET)
     for place in ("outputs/link.png", "logs/link.png", "data/clips/link.mp4", "configs/link.yaml", "data/cache/meta/val/link.json"): os.symlink(secret, root / place)
@@ -42,13 +44,11 @@ def project(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(project):
     own_uploads()
-    ctx = Studio(project)
-    with gr.Blocks(analytics_enabled=False) as page:
-        data_tab.build(ctx)
-        train_tab.build(ctx)
+    ctx, a = Studio(project), Address(port=free_port())
+    page = build_app(ctx)
+    with page:
         video = gr.Video()
         video.change(lambda v: str(v), video, gr.Textbox(), api_name="echo")
-    a = Address(port=free_port())
     serve(page.queue(), ctx, a, block=False)
     yield f"http://127.0.0.1:{a.port}", project
     page.close()
@@ -131,7 +131,11 @@ CALLS = [("data_table", ["cache:../..:train"]), ("data_table", ["cache:/etc:trai
          ("train_start", ["A", "configs/day05_train.yaml", "x", 1, 0, True, "", "", 1, 0, "output.log_root=../x"]),
          ("train_start", ["A", "configs/day05_train.yaml", "x", 1, 0, True, "", "", 1, 0, "output.sample_cfg=/etc/passwd"]),
          ("train_start", ["A", "configs/day05_train.yaml", "x", 1, 0, True, "", "", 1, 0, "data.val_split=../../x"]),
-         ("train_start", ["Z", "configs/day05_train.yaml"]), ("train_status", ["../../x"]), ("train_status", ["/etc"]), ("train_stop", ["../x"])]
+         ("train_start", ["Z", "configs/day05_train.yaml"]), ("train_status", ["../../x"]), ("train_status", ["/etc"]), ("train_stop", ["../x"]),
+         *((name, [p]) for name in ("card", "delete_clip") for p in ("../../secret", "/etc/passwd", "link", "etc/passwd", "ui_infer/../../../secret", "..%2f..%2fsecret", "")),
+         ("compare_clips", ["../../secret", "/etc/passwd"])]
+GENERATE = [dict(config="/etc/passwd"), dict(config="configs/../pyproject.toml"), dict(config="configs/link.yaml"), dict(config="configs/out_infer.yaml"), dict(checkpoint="/etc/passwd"),
+            dict(checkpoint="../secret.txt"), dict(direction="like", meta="/etc/passwd"), dict(direction="like", meta="data/cache/meta/val/link.json"), dict(direction="like", meta="../secret.txt")]
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +147,14 @@ def test_the_interface_touches_nothing_outside(server, client):
     for name, args in CALLS:
         with pytest.raises(Exception) as e: client.predict(*args, api_name=f"/{name}")
         assert SECRET not in str(e.value) and "Traceback" not in str(e.value) and "bug in JointDiT" not in str(e.value), (name, args, str(e.value))
+    assert sorted(p for p in server[1].parent.rglob("*")) == before
+
+
+def test_the_form_touches_nothing_outside(server, client):
+    before = sorted(p for p in server[1].parent.rglob("*"))
+    for wish in GENERATE:
+        with pytest.raises(Exception) as e: client.predict(**dict(config="configs/ui_infer.yaml", prompt="a bell") | wish, api_name="/generate")
+        assert SECRET not in str(e.value) and "Traceback" not in str(e.value) and "bug in JointDiT" not in str(e.value), (wish, str(e.value))
     assert sorted(p for p in server[1].parent.rglob("*")) == before
 
 
@@ -165,7 +177,7 @@ def test_what_is_allowed_is_inside(tmp_path_factory, path):
 
 
 def test_menus_do_not_offer_what_is_refused(project):
-    assert [p.name for p in listed(Roots.of(project), "configs", "*.yaml")] == ["day02_cache.yaml", "day05_train.yaml"]
+    assert [p.name for p in listed(Roots.of(project), "configs", "*.yaml")] == ["day02_cache.yaml", "day05_train.yaml", "out_infer.yaml", "ui_infer.yaml"]
     assert listed(Roots.of(project), "data", "clips/*") == []
 
 

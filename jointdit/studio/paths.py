@@ -6,23 +6,23 @@
 __all__ = ['KINDS', 'WRITTEN', 'SETTING_PATHS', 'SERVED', 'CLOSED', 'PathRefused', 'real', 'inside', 'Roots', 'roots_of',
            'listed', 'check_settings', 'plain_name', 'asked_file', 'Door']
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #6c8c7cfd
+# %% ../../nbs/day09_studio/11_paths.ipynb #dd9f4581
 import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 from ..core import JointDiTError
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #b0911ef9
+# %% ../../nbs/day09_studio/11_paths.ipynb #3b674067
 class PathRefused(JointDiTError): "A path outside of the folders that the app may use."
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #3fb2bdc5
+# %% ../../nbs/day09_studio/11_paths.ipynb #a6f2a857
 def _said(path) -> str:
     "A path as an error message may repeat it: short and on one line."
     text = repr(str(path))[1:-1]
     return text if len(text) <= 80 else text[:77] + "..."
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #7ddabb6f
+# %% ../../nbs/day09_studio/11_paths.ipynb #f6ccd3be
 def real(
     path,  # text or Path
     base=".",  # where relative ones begin
@@ -34,13 +34,13 @@ def real(
     try: return (Path(base) / text.replace("\\", "/")).resolve()
     except (OSError, RuntimeError, ValueError): raise PathRefused(f"{_said(path)}: this path leads nowhere.") from None
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #ef16f8c5
+# %% ../../nbs/day09_studio/11_paths.ipynb #ce8f4400
 def _within(full: Path, root) -> Path | None:
     "The part below a root, or None."
     try: return full.relative_to(Path(root).resolve())
     except ValueError: return None
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #721e514b
+# %% ../../nbs/day09_studio/11_paths.ipynb #910557fa
 def inside(
     path,  # text or Path; a relative one begins at `base`
     roots,  # folder or folders that may be used
@@ -57,11 +57,11 @@ def inside(
     if not hidden and all(any(p.startswith(".") for p in r.parts) for r in rests): raise PathRefused(f"{_said(path)}: hidden files are not for the app.")
     return full
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #29f9d3d4
+# %% ../../nbs/day09_studio/11_paths.ipynb #b34c797d
 KINDS = ("configs", "checkpoints", "cache", "data", "outputs", "logs", "uploads")
 WRITTEN = ("checkpoints", "cache", "outputs", "logs", "uploads")
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #67fffd57
+# %% ../../nbs/day09_studio/11_paths.ipynb #cfa3a681
 @dataclass(frozen=True)
 class Roots:
     "The folders of a project that the app may use, by kind of file."
@@ -77,32 +77,32 @@ class Roots:
         listed = lambda x: [x] if isinstance(x, (str, Path)) else list(x)
         return cls(base, {k: tuple(base / Path(f).expanduser() for f in listed(x)) for k, x in usual.items()})
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #0f1b738d
+# %% ../../nbs/day09_studio/11_paths.ipynb #ac2e063c
 def _allow(self: Roots, kind: str, path) -> Path:
     "The resolved path of a file of this kind. Raises PathRefused."
     return inside(path, self.folders[kind], self.project)
 Roots.allow = _allow
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #bf834fa7
+# %% ../../nbs/day09_studio/11_paths.ipynb #9a0ddf5d
 def _of(self: Roots, kind: str) -> Path:
     "The first folder of a kind: where new files of it go."
     return self.folders[kind][0]
 Roots.of_kind = _of
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #994efaa5
+# %% ../../nbs/day09_studio/11_paths.ipynb #d8a1c356
 def _short(self: Roots, path) -> str:
     "A path as a person reads it: relative to the project where it lies there."
     full = Path(path).resolve()
     return full.relative_to(self.project).as_posix() if full.is_relative_to(self.project) else str(full)
 Roots.short = _short
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #1f194f39
+# %% ../../nbs/day09_studio/11_paths.ipynb #23cb0107
 def roots_of(ctx) -> Roots:
     "The roots of an app's context, with the folder where Gradio keeps uploads."
     from gradio.utils import get_upload_folder
     return Roots.of(ctx.root, [ctx.data_root], [get_upload_folder(), ctx.uploads], checkpoints=ctx.ckpts, outputs=ctx.out, logs=ctx.logs, configs=ctx.configs)
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #8e7f6288
+# %% ../../nbs/day09_studio/11_paths.ipynb #a17c9ec3
 def listed(
     roots: Roots,
     kind: str,
@@ -118,17 +118,17 @@ def listed(
             if full.is_dir() if folders else full.is_file(): out.setdefault(full, None)
     return list(out)
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #8e301ba6
+# %% ../../nbs/day09_studio/11_paths.ipynb #2ded606b
 SETTING_PATHS = {"out_dir": "outputs", "ckpt": "checkpoints", "ref_meta": "cache", "output.ckpt_root": "checkpoints", "output.log_root": "logs",
                  "output.sample_cfg": "configs", "init": "checkpoints", "data.cache_dir": "cache", "cache_dir": "cache", "data_root": "data"}
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #f57fda04
+# %% ../../nbs/day09_studio/11_paths.ipynb #ef3f61bf
 def _setting(settings, dotted: str):
     "The value of a dotted setting, or None where there is none."
     for part in dotted.split("."): settings = getattr(settings, part, None)
     return settings
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #2aa2aa73
+# %% ../../nbs/day09_studio/11_paths.ipynb #b768f07c
 def check_settings(
     roots: Roots,
     settings,  # any of the settings classes
@@ -141,7 +141,7 @@ def check_settings(
         try: roots.allow(kind, value)
         except PathRefused as e: raise PathRefused(f"{dotted}: {e} From the command line any path can be used.") from None
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #9a865d29
+# %% ../../nbs/day09_studio/11_paths.ipynb #72bc9b5a
 def plain_name(
     text: str,
     what: str = "name",
@@ -151,11 +151,11 @@ def plain_name(
     if len(text) <= 64 and not text.startswith((".", "-")) and all(c.isascii() and (c.isalnum() or c in "-_.") for c in text): return text
     raise PathRefused(f"{what} {_said(text)!r}: use letters, digits, - _ and . only, 64 at most.")
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #88f2d11e
+# %% ../../nbs/day09_studio/11_paths.ipynb #d511ef6f
 SERVED = {".mp4", ".webm", ".wav", ".png", ".jpg", ".jpeg", ".json", ".html"}
 CLOSED = ("/proxy=", "/vibe-", "/undo-vibe", "/run-history", "/monitoring", "/dev/", "/gradio_api/proxy")
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #02cef8ce
+# %% ../../nbs/day09_studio/11_paths.ipynb #44129a37
 def asked_file(path: str) -> str | None:
     "The file that a request's path asks for, decoded until nothing changes, or None."
     for mark in ("/file=", "/file/"):
@@ -164,7 +164,7 @@ def asked_file(path: str) -> str | None:
             for _ in range(3): said = unquote(said)
             return said
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #aa9bae4d
+# %% ../../nbs/day09_studio/11_paths.ipynb #b1e3e72f
 class Door:
     "ASGI middleware: refuses requests for files outside of the roots, for routes that the app has no use for, and under foreign names."
     def __init__(self, app, roots: Roots, hosts=None): self.app, self.roots, self.hosts = app, roots, hosts     # hosts None: any name
@@ -176,7 +176,7 @@ class Door:
         await send(dict(type="http.response.start", status=403, headers=[(b"content-type", b"text/plain; charset=utf-8")]))
         await send(dict(type="http.response.body", body=body))
 
-# %% ../../nbs/day09_studio/11_paths.ipynb #338fe10d
+# %% ../../nbs/day09_studio/11_paths.ipynb #0922b9f2
 def _refuse(self: Door, path: str, host: str = "") -> str | None:
     "Why a request is refused, or None."
     if self.hosts is not None and host.rsplit(":", 1)[0] not in self.hosts: return "This app answers on this machine only, under the name 127.0.0.1 or localhost."

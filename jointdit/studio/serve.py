@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['LOCAL', 'Address', 'credentials', 'address', 'own_uploads', 'serve']
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #01648f8e
+# %% ../../nbs/day09_studio/12_serve.ipynb #d2119341
 import atexit, ipaddress, os, shutil, tempfile
 from dataclasses import dataclass
 from ..core import JointDiTError, SettingsError
 from .paths import Door, roots_of
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #c47bdeaf
+# %% ../../nbs/day09_studio/12_serve.ipynb #c4921fcc
 LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #710ae62e
+# %% ../../nbs/day09_studio/12_serve.ipynb #7bec7c13
 @dataclass(frozen=True)
 class Address:
     "Where the app listens, and who may come in."
@@ -26,7 +26,7 @@ class Address:
     @property
     def local(self) -> bool: return self.host in LOCAL and not self.share
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #345d14d9
+# %% ../../nbs/day09_studio/12_serve.ipynb #500ebfc6
 def credentials(text: str | None) -> tuple | None:
     "('user', 'password') of 'user:password', or None for nothing. Raises SettingsError."
     if not text: return None
@@ -35,14 +35,14 @@ def credentials(text: str | None) -> tuple | None:
     if len(password) < 8: raise SettingsError("--auth: the password has fewer than 8 letters. Choose a longer one.")
     return user.strip(), password
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #23d67ba9
+# %% ../../nbs/day09_studio/12_serve.ipynb #3754b591
 def _checked_host(host: str) -> str:
     "An address to listen on. Raises SettingsError."
     if host in LOCAL: return host.strip("[]")
     try: return str(ipaddress.ip_address(host))
     except ValueError: raise SettingsError(f"--listen {host}: give an address of this machine, such as 0.0.0.0 for all of them.") from None
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #2c186d07
+# %% ../../nbs/day09_studio/12_serve.ipynb #c6caaa78
 def address(
     listen: str = "127.0.0.1",
     port: int = 7860,
@@ -60,7 +60,7 @@ def address(
     raise SettingsError(f"{what}, and whoever reaches it can start runs and delete clips. Give --auth user:password (or JOINTDIT_UI_AUTH), "
                         "or --no-auth if that is meant.")
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #a9d04db7
+# %% ../../nbs/day09_studio/12_serve.ipynb #c2d18ad7
 def own_uploads() -> str:
     "The folder of uploads of this process."
     if "GRADIO_TEMP_DIR" not in os.environ:
@@ -68,7 +68,7 @@ def own_uploads() -> str:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return os.environ["GRADIO_TEMP_DIR"]
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #e2ea0918
+# %% ../../nbs/day09_studio/12_serve.ipynb #1f27bc81
 def _options(ctx, a: Address) -> dict:
     "What the server is told, whatever the environment says."
     from starlette.middleware import Middleware
@@ -79,7 +79,7 @@ def _options(ctx, a: Address) -> dict:
                 run_history=False, enable_monitoring=False, mcp_server=False, ssr_mode=False, pwa=False, root_path="", max_file_size="1gb", strict_cors=True,
                 footer_links=[])
 
-# %% ../../nbs/day09_studio/12_serve.ipynb #22edbc8a
+# %% ../../nbs/day09_studio/12_serve.ipynb #4a17f98f
 def serve(
     app,  # gr.Blocks, with its queue
     ctx,  # the app's context: its folders
