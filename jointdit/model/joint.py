@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['JointDiT', 'build_model', 'keep_freed_memory', 'ModelSettings']
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #79069d1e
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #126b02db
 import ctypes, functools
 from collections import OrderedDict
 import torch
@@ -21,7 +21,7 @@ from .positions import STREAMS
 
 _all_ = ["ModelSettings"]
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #83cd6cce
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #a36f1f46
 class JointDiT(nn.Module):
     "Two experts in lock-step, and a joint block after each of their steps."
     def __init__(
@@ -38,7 +38,7 @@ class JointDiT(nn.Module):
         self._kept = OrderedDict()
     def expert(self, name: str): return getattr(self, name)
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #32c34d27
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #d55eb6ae
 def build_model(
     settings: ModelSettings|dict,  # shapes of the weights
     knobs: Knobs|None = None,      # memory knobs
@@ -51,7 +51,7 @@ def build_model(
         torch.manual_seed(seed)
         return JointDiT(settings, knobs)
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #16fe3908
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #399e8a8f
 @patch
 def _keep(self: JointDiT, key, make):
     "The last 256 things made, by key."
@@ -60,7 +60,7 @@ def _keep(self: JointDiT, key, make):
     while len(self._kept) > 256: self._kept.popitem(last=False)
     return self._kept[key]
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #fb9774b1
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #7446ea5d
 @patch
 def _layout(self: JointDiT, name, x, clock):
     return self._keep((name, clock, tuple(x.shape[1:])), lambda: self.expert(name).layout(x, clock))
@@ -70,7 +70,7 @@ def _view(self: JointDiT, layout, device):
     down = self.knobs.kv_downsample
     return self._keep((layout, down, device), lambda: stream_view(layout, self.settings.head_dim, down, device))
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #a6d31981
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #d42c586d
 @patch
 def block(self: JointDiT, i: int, states: dict, cond, n_full: int) -> dict:
     "One step of both experts, and their meeting."
@@ -80,7 +80,7 @@ def block(self: JointDiT, i: int, states: dict, cond, n_full: int) -> dict:
     deltas = self.joint[i](tokens, cond.vec, cond.tokens, views, n_full, self.knobs)
     return {k: self.expert(k).add(s, deltas[k]) for k, s in states.items()}
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #52f2126f
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #5f50149f
 @patch
 def _run(self: JointDiT, given, clock, conditions, n_full):
     "given: stream -> (x, t); the first n_full samples are full, the others iso. Returns stream -> velocity."
@@ -92,7 +92,7 @@ def _run(self: JointDiT, given, clock, conditions, n_full):
     for i in range(len(self.joint)): states = run(i, states, cond, n_full)
     return {k: self.expert(k).finish(s) for k, s in states.items()}
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #218d93c2
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #f9afb649
 def _iso(mode, B, device):
     "The mode as (B,) bool, True = iso. Raises ModelError."
     if isinstance(mode, str) and mode in ("full", "iso"): return torch.full((B,), mode == "iso", device=device)
@@ -101,7 +101,7 @@ def _iso(mode, B, device):
         raise ModelError(f"mode: expected 'full', 'iso' or ({B},) bool with True = iso, got {got}")
     return mode.to(device)
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #34fe19de
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #8bb901e0
 @patch
 def _given(self: JointDiT, x_v, x_a, t_v, t_a):
     "The streams that are there: name -> (x, t). Raises ModelError."
@@ -112,7 +112,7 @@ def _given(self: JointDiT, x_v, x_a, t_v, t_a):
         raise ModelError(f"latents: expected the same batch in both streams, got x_v {tuple(x_v.shape)}, x_a {tuple(x_a.shape)}")
     return given
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #1b943665
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #c00fc790
 def _take(x, order):
     return None if x is None else x.index(order) if isinstance(x, Context) else torch.as_tensor(x, device=order.device)[order]
 
@@ -143,7 +143,7 @@ def forward(
         out = {k: v[torch.argsort(order)] for k, v in out.items()}
     return out.get("video"), out.get("audio")
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #fdbe9805
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #65075c75
 @patch
 def param_groups_named(self: JointDiT) -> dict:  # group -> names of parameters
     "Every parameter in exactly one of joint, {video,audio}.{in,blocks,out}, cond."
@@ -153,7 +153,7 @@ def param_groups_named(self: JointDiT) -> dict:  # group -> names of parameters
         groups[top if top in groups else f"{top}.{self.expert(top).part(sub)}"].append(name)
     return groups
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #78929fed
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #1a0d34a1
 @patch
 def borrowed(self: JointDiT) -> set:
     "Names of the tensors that come from published folders."
@@ -164,7 +164,7 @@ def settle(self: JointDiT, dtype=None):
     "Experts that are all frozen may now be kept in `dtype`."
     for k in STREAMS: self.expert(k).settle(dtype)
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #e475de77
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #d0864f43
 @patch
 def flops(
     self: JointDiT,
@@ -178,7 +178,7 @@ def flops(
     meetings = [{k: self._view(l, "cpu") for k, l in zip(STREAMS, ls)} for ls in zip(*(self.expert(k).layouts(own[k]) for k in STREAMS))]
     return batch * (experts + self.cond.flops() + sum(b.flops(v, n_cond) for b, v in zip(self.joint, meetings)))
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #fda62d3a
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #2457fde0
 @patch
 def describe(self: JointDiT, clock: Timeline|None = None) -> str:
     "A table of groups and parameters, and what a clip becomes."
@@ -192,7 +192,7 @@ def describe(self: JointDiT, clock: Timeline|None = None) -> str:
         lines.append(f"{self.flops(clock) / 1e9:.2f} GFLOP a clip and forward pass")
     return "\n".join(lines)
 
-# %% ../../nbs/day04_joint/02_jointdit.ipynb #9b7dc818
+# %% ../../nbs/day04_joint/02_jointdit.ipynb #1f06885c
 def keep_freed_memory() -> bool:  # False where the C library is not glibc
     "Tells malloc to keep freed memory for the next tensor instead of giving it back: a training step on a CPU gains some per cent."
     try: mallopt = ctypes.CDLL("libc.so.6").mallopt

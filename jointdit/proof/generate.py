@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['Bench', 'check_world', 'load_bench', 'Apart', 'Cost', 'save_latents', 'read_latents']
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #d2ce7e1f
+# %% ../../nbs/day08_proof/12_generate.ipynb #078e1954
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #23c8b70c
+# %% ../../nbs/day08_proof/12_generate.ipynb #6b520520
 import numpy as np
 import torch
 from fastcore.basics import patch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #36de1170
+# %% ../../nbs/day08_proof/12_generate.ipynb #df65231b
 from ..assets.video_codec import VideoCodec
 from ..core import SampleError, write_atomic
 from .plan import Batch, ProofSettings, proof_clip, proof_key
@@ -26,7 +26,7 @@ from ..sample.solvers import Given, SamplerSettings, sample_latents
 from ..toyworld import FPS, FRAMES, RATE
 from ..train.path import given_latents
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #c439df5c
+# %% ../../nbs/day08_proof/12_generate.ipynb #1f2af1a4
 @dataclass
 class Bench:
     "What a worker of a proof holds."
@@ -36,7 +36,7 @@ class Bench:
     folder: Path                # where the latents of this proof are kept
     judge: object = None        # Judge, loaded when it is first needed
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #8dc53c5a
+# %% ../../nbs/day08_proof/12_generate.ipynb #4721201c
 def check_world(kit: Kit):
     "Raises SampleError when a checkpoint does not speak of the toy world's clips."
     c = kit.trained
@@ -45,7 +45,7 @@ def check_world(kit: Kit):
     raise SampleError(f"{kit.path}: it was trained on clips of {c.describe()}; the proof needs the toy world's ({FRAMES} frames at {FPS} a second, "
                       f"64 x 64, {RATE} Hz), whose events are known. For clips of your own: python -m jointdit measure clip.mp4")
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #de06ed3c
+# %% ../../nbs/day08_proof/12_generate.ipynb #9087ecdd
 def load_bench(s: ProofSettings, say=print) -> Bench:
     "Load a checkpoint and its codecs for a proof. Raises CheckpointError, AssetError, SampleError."
     asked = InferSettings(ckpt=s.ckpt, runtime=s.runtime)
@@ -55,7 +55,7 @@ def load_bench(s: ProofSettings, say=print) -> Bench:
     key = proof_key(s, kit.hash, f"{kit.video.fingerprint} {kit.audio.fingerprint}")
     return Bench(s, kit, decoder, Path(s.out) / "cache" / key)
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #eaddd54a
+# %% ../../nbs/day08_proof/12_generate.ipynb #5b62fbb9
 class Apart(torch.nn.Module):
     "A joint model whose streams never see each other."
     def __init__(self, model):
@@ -67,20 +67,20 @@ class Apart(torch.nn.Module):
     def audio(self): return self.model.audio
     def forward(self, *x, mode=None, **kw): return self.model(*x, mode="iso", **kw)
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #2630cb6c
+# %% ../../nbs/day08_proof/12_generate.ipynb #58ccd205
 @patch
 def path(self: Bench, b: Batch) -> Path:
     "Where the latents of a batch are kept."
     return self.folder / f"{b.name}.safetensors"
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #1de1bdb8
+# %% ../../nbs/day08_proof/12_generate.ipynb #59a9cfaf
 @patch
 def encode(self: Bench, clips) -> tuple:    # (B, T, C, H, W), (B, C, L, F) raw latents
     "Real clips to latents, as a cache makes them."
     v = torch.stack([self.kit.video.encode(c.frames, chunk=FRAMES) for c in clips])
     return v, torch.stack([self.kit.audio.encode(torch.as_tensor(c.wave)) for c in clips])
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #43a647e7
+# %% ../../nbs/day08_proof/12_generate.ipynb #8b994fd3
 @patch
 def real_latents(self: Bench, b: Batch, clips) -> tuple:
     "Latents of the real clips of a batch, from the real part's file where it is there."
@@ -89,7 +89,7 @@ def real_latents(self: Bench, b: Batch, clips) -> tuple:
     x = load_file(path)
     return x["v"], x["a"]
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #e244a7fa
+# %% ../../nbs/day08_proof/12_generate.ipynb #5b804b6d
 @patch
 def given(self: Bench, b: Batch, clips) -> tuple:   # (Given, image Context or None)
     "What the model is given of each real clip."
@@ -100,7 +100,7 @@ def given(self: Bench, b: Batch, clips) -> tuple:   # (Given, image Context or N
     if kind == "first_frame" and self.kit.clip: image = self.kit.clip.image(np.stack([c.frames[0] for c in clips]))
     return Given(v, a, m_v, m_a), image
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #93dd886c
+# %% ../../nbs/day08_proof/12_generate.ipynb #518c39ed
 @patch
 def walk(self: Bench, b: Batch, clips) -> tuple:    # video latents, audio latents, SampleReport
     "Latents of a batch, from noise. Raises SampleError."
@@ -112,7 +112,7 @@ def walk(self: Bench, b: Batch, clips) -> tuple:    # video latents, audio laten
     model = Apart(kit.model) if p.iso else kit.model
     return sample_latents(model, kit.trained, b.seeds, text, image, None, have, how, dtype=kit.dtype, bar=iter)
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #2e10faef
+# %% ../../nbs/day08_proof/12_generate.ipynb #74095f8e
 @dataclass
 class Cost:
     "What a batch took, for each of its clips."
@@ -121,27 +121,27 @@ class Cost:
     decode: float = 0.          # seconds of the codecs
     fault: str = ""             # why there are no latents
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #e9effd14
+# %% ../../nbs/day08_proof/12_generate.ipynb #bbb51448
 def save_latents(path, v, a, cost: Cost):
     "Both streams and their cost, whole or not at all."
     tensors = {} if cost.fault else {"v": v.cpu().contiguous(), "a": a.cpu().contiguous()}
     said = {k: str(x) for k, x in vars(cost).items()}
     write_atomic(path, lambda p: save_file(tensors, p, metadata=said))
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #9ee5fe65
+# %% ../../nbs/day08_proof/12_generate.ipynb #c3024090
 def read_latents(path) -> tuple:    # video latents or None, audio latents or None, Cost
     "What `save_latents` wrote."
     with safe_open(path, "pt") as f: said = f.metadata()
     x = load_file(path)
     return x.get("v"), x.get("a"), Cost(int(said["evaluations"]), float(said["walk"]), float(said["decode"]), said["fault"])
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #6889282e
+# %% ../../nbs/day08_proof/12_generate.ipynb #8609c349
 @patch
 def clock(self: Bench) -> float:
     "Seconds: of this process's cores on a CPU, of the wall on a GPU."
     return time.process_time() if self.kit.device.type == "cpu" else time.perf_counter()
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #19861208
+# %% ../../nbs/day08_proof/12_generate.ipynb #6b758770
 @patch
 def latents(self: Bench, b: Batch, clips) -> tuple:
     "Latents of a batch and their cost; kept on the disk."
@@ -156,7 +156,7 @@ def latents(self: Bench, b: Batch, clips) -> tuple:
     save_latents(path, v, a, cost)
     return v, a, cost
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #cd05bf17
+# %% ../../nbs/day08_proof/12_generate.ipynb #fa3de7ba
 @patch
 def decode(self: Bench, b: Batch, clips, v, a) -> tuple:    # (B, T, H, W, 3) uint8, (B, samples) float32
     "Frames and waves of a batch."
@@ -166,7 +166,7 @@ def decode(self: Bench, b: Batch, clips, v, a) -> tuple:    # (B, T, H, W, 3) ui
     waves = [c.wave for c in clips] if b.part.given == "a2v" else [np.asarray(self.kit.audio.decode(x, n)) for x in a]
     return np.stack(frames), np.stack(waves).astype(np.float32)
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #b2972cce
+# %% ../../nbs/day08_proof/12_generate.ipynb #95a0798b
 @patch
 def make(self: Bench, b: Batch) -> tuple:   # list of ToyClip, frames or None, waves or None, Cost
     "A batch from its captions to frames and waves."

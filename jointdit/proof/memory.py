@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['training_cache', 'normalised', 'read_bank', 'bank_of']
 
-# %% ../../nbs/day08_proof/15b_memory.ipynb #1bc0eca1
+# %% ../../nbs/day08_proof/15b_memory.ipynb #92a8fdda
 from pathlib import Path
 
-# %% ../../nbs/day08_proof/15b_memory.ipynb #49fb0fc6
+# %% ../../nbs/day08_proof/15b_memory.ipynb #db3836a7
 import numpy as np
 import torch
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 
-# %% ../../nbs/day08_proof/15b_memory.ipynb #4f7c2c0a
+# %% ../../nbs/day08_proof/15b_memory.ipynb #6f7b2aaf
 from ..core import JointDiTError, derive_seed, progress, write_atomic
 from ..data.store import Store
 from ..measure.nearest import describe, memorisation, nearest_clips
@@ -23,7 +23,7 @@ from .generate import Bench, read_latents
 from .plan import batches
 from ..train.checkpoint import read_info
 
-# %% ../../nbs/day08_proof/15b_memory.ipynb #a7d05c96
+# %% ../../nbs/day08_proof/15b_memory.ipynb #62aba687
 def training_cache(
     info,            # CheckpointInfo
     asked=None,      # folder of a cache; None: the one that the checkpoint names
@@ -38,12 +38,12 @@ def training_cache(
     odd = [k for k in ("video_codec", "audio_codec") if mine.get(k) and recipe.get(k) != mine[k]]
     return Undefined(f"{folder} was made with another {' and '.join(odd)}") if odd else store
 
-# %% ../../nbs/day08_proof/15b_memory.ipynb #e8bb384d
+# %% ../../nbs/day08_proof/15b_memory.ipynb #d88fd77a
 def normalised(model, v, a) -> np.ndarray:  # (B, T, D)
     "Raw latents of both streams as rows that can be compared."
     with torch.inference_mode(): return describe(model.video.normalize(v).cpu(), model.audio.normalize(a).cpu())
 
-# %% ../../nbs/day08_proof/15b_memory.ipynb #23a22f73
+# %% ../../nbs/day08_proof/15b_memory.ipynb #0bde1d73
 def read_bank(store: Store, model) -> np.ndarray:   # (M, T, D) float16
     "Descriptions of all training clips that have both streams; those of another length are left out."
     clips, rows = [c["id"] for c in store.read_index()["clips"] if c["has_video"] and c["has_audio"]], []
@@ -53,7 +53,7 @@ def read_bank(store: Store, model) -> np.ndarray:   # (M, T, D) float16
     shape = max((r.shape for r in rows), key=[r.shape for r in rows].count, default=None)
     return np.stack([r for r in rows if r.shape == shape]) if rows else np.zeros((0, 1, 1), np.float16)
 
-# %% ../../nbs/day08_proof/15b_memory.ipynb #5e2cec61
+# %% ../../nbs/day08_proof/15b_memory.ipynb #c8122920
 def bank_of(
     store: Store,
     model,         # JointDiT: its statistics normalise the latents
@@ -69,7 +69,7 @@ def bank_of(
         write_atomic(path, lambda p: save_file({"bank": rows}, p))
     return load_file(path)["bank"].numpy()
 
-# %% ../../nbs/day08_proof/15b_memory.ipynb #09c50874
+# %% ../../nbs/day08_proof/15b_memory.ipynb #3a6cb407
 @patch
 def made_latents(self: Bench, name: str) -> tuple:  # (n, T, C, H, W), (n, C, L, F), or None where a batch failed
     "Latents of a part, read back."
@@ -77,7 +77,7 @@ def made_latents(self: Bench, name: str) -> tuple:  # (n, T, C, H, W), (n, C, L,
     if any(v is None for v, _ in got): return None
     return tuple(torch.cat(x) for x in zip(*got))
 
-# %% ../../nbs/day08_proof/15b_memory.ipynb #9bc0907d
+# %% ../../nbs/day08_proof/15b_memory.ipynb #82dc54f7
 @patch
 def memory(self: Bench, names=("text", "image")) -> dict:  # part -> Memorisation or Undefined, and "bank": clips compared with
     "Are the clips of these parts nearer to the training set than real ones are?"

@@ -6,15 +6,15 @@
 __all__ = ['Quick', 'quick_tracks', 'quick_real', 'quick_sync', 'bench_of_run', 'as_record', 'quick_words', 'measure_run',
            'quick_chart']
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #2112d65c
+# %% ../../nbs/day08_proof/20_quick.ipynb #ea4973ab
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #dc1b33ba
+# %% ../../nbs/day08_proof/20_quick.ipynb #a22ac271
 import torch
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #88018901
+# %% ../../nbs/day08_proof/20_quick.ipynb #31d8b29c
 from ..assets.video_codec import VideoCodec
 from ..core import JointDiTError, SampleError
 from ..data.encode import CacheSettings, load_encoders
@@ -33,7 +33,7 @@ from ..timeline import Timeline
 from ..toyworld import FPS, RATE
 from ..train.metrics import write_record
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #8f1fae64
+# %% ../../nbs/day08_proof/20_quick.ipynb #d5f975b5
 @dataclass
 class Quick:
     "Sync of a few clips made from captions."
@@ -44,7 +44,7 @@ class Quick:
     steps: int
     seconds: float = 0.
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #9fa3008f
+# %% ../../nbs/day08_proof/20_quick.ipynb #bb554a6f
 def quick_tracks(clips, frames, waves) -> tuple:    # Pool, Chance
     "Sync and chance of some clips."
     tracks = [track(f, w, FPS, RATE, c.scene) for c, f, w in zip(clips, frames, waves)]
@@ -55,7 +55,7 @@ def quick_real(n: int = 16) -> Quick:
     clips = [proof_clip(0, i) for i in range(n)]
     return Quick(*quick_tracks(clips, [c.frames for c in clips], [c.wave for c in clips]), 1., n, 0)
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #4fb81bee
+# %% ../../nbs/day08_proof/20_quick.ipynb #2c7789e5
 def quick_sync(
     bench: Bench,    # from `load_bench` or `bench_of_run`
     n: int = 16,     # clips, the four scenes in turn
@@ -72,7 +72,7 @@ def quick_sync(
     if defined(judge): read = caption_accuracy(judge.read(frames, waves), clips)["all"]
     return Quick(*quick_tracks(clips, frames, waves), judge if read is None else read, n, steps, time.perf_counter() - began)
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #c67539ec
+# %% ../../nbs/day08_proof/20_quick.ipynb #3b524db7
 def bench_of_run(run) -> Bench:
     "A bench around the model of a Trainer. Raises SampleError where the run does not learn the toy world."
     said = run.data.index.get("settings")
@@ -83,7 +83,7 @@ def bench_of_run(run) -> Bench:
     check_world(kit)
     return Bench(ProofSettings(), kit, VideoCodec.from_folder(s.video_vae_path, run.device, fast), Path(run.log_dir))
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #50f84105
+# %% ../../nbs/day08_proof/20_quick.ipynb #aaa32dc6
 def _kind_record(q: Quick, kind: str, key: str) -> dict:
     "Numbers of events or curves: value, interval and chance; None where there is none."
     s, c = (getattr(x, kind) if defined(x) else x for x in (q.sync, q.chance))
@@ -96,14 +96,14 @@ def as_record(q: Quick) -> dict:
     more = {f"sync_{k}": float(x) if defined(q.sync) and defined(x := of(q.sync, "events", k)) else None for k in ("recall", "precision")}
     return _kind_record(q, "events", "f1") | more | _kind_record(q, "curves", "correlation") | dict(captions_right=float(q.captions) if defined(q.captions) else None)
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #0e5cad12
+# %% ../../nbs/day08_proof/20_quick.ipynb #6c9fb1bb
 def quick_words(r: dict) -> str:
     "A quick look in one line, from its record."
     say = lambda k: "undefined" if r.get(k) is None else number(r[k])
     words = f"events {say('sync_f1')} (chance {say('sync_f1_chance')}), curves {say('sync_correlation')} (chance {say('sync_correlation_chance')})"
     return words + (f", captions right {100 * r['captions_right']:.0f} %" if r.get("captions_right") is not None else "")
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #06c14102
+# %% ../../nbs/day08_proof/20_quick.ipynb #67127072
 def measure_run(run, n: int = None, steps: int = 12):   # Quick, or None where it cannot be measured
     "What the training commands do at the event `proof`: a quick look, a line, a record."
     began = time.perf_counter()
@@ -119,7 +119,7 @@ def measure_run(run, n: int = None, steps: int = 12):   # Quick, or None where i
     if hasattr(run, "began"): run.began += time.perf_counter() - began
     return q
 
-# %% ../../nbs/day08_proof/20_quick.ipynb #63ace0a8
+# %% ../../nbs/day08_proof/20_quick.ipynb #cca6a661
 def quick_chart(
     looks: dict,    # name -> record, see `as_record`
     kind: str,      # events or curves

@@ -3,13 +3,13 @@
 # %% auto #0
 __all__ = ['move_batch', 'piece_gradients', 'add_gradients', 'usable_cores', 'Crew']
 
-# %% ../../nbs/day05_stage_a/03_pieces.ipynb #f7ba1879
+# %% ../../nbs/day05_stage_a/03_pieces.ipynb #9d333333
 import os
 from concurrent.futures import ThreadPoolExecutor
 import torch
 from ..core import Context
 
-# %% ../../nbs/day05_stage_a/03_pieces.ipynb #4235abaa
+# %% ../../nbs/day05_stage_a/03_pieces.ipynb #ec21e463
 def move_batch(
     batch: dict,   # as `collate` makes it
     piece: slice,  # which of its clips
@@ -20,7 +20,7 @@ def move_batch(
     out = {k: cut(batch[k]) for k in ("v_latents", "a_latents", "t_ctx", "i_ctx")}
     return {k: x if x is None else x.to(device) for k, x in out.items()} | {"timeline": batch["timeline"]}
 
-# %% ../../nbs/day05_stage_a/03_pieces.ipynb #1571dd5f
+# %% ../../nbs/day05_stage_a/03_pieces.ipynb #e5c7f774
 def piece_gradients(
     loss,          # function without arguments -> (scalar to be minimised, anything to be kept)
     params: list,  # tensors
@@ -29,7 +29,7 @@ def piece_gradients(
     total, kept = loss()
     return torch.autograd.grad(total, params, allow_unused=True), kept
 
-# %% ../../nbs/day05_stage_a/03_pieces.ipynb #5f748491
+# %% ../../nbs/day05_stage_a/03_pieces.ipynb #1612c15c
 def add_gradients(params: list, pieces: list):
     "Sets .grad of every parameter to the sum over pieces, in their order."
     for p, grads in zip(params, zip(*pieces)):
@@ -37,17 +37,17 @@ def add_gradients(params: list, pieces: list):
         p.grad = there[0] if there else None
         for g in there[1:]: p.grad += g
 
-# %% ../../nbs/day05_stage_a/03_pieces.ipynb #c596c3a2
+# %% ../../nbs/day05_stage_a/03_pieces.ipynb #08387b37
 def _alone():
     torch.set_num_threads(1)
     torch.set_autocast_cache_enabled(False)
 
-# %% ../../nbs/day05_stage_a/03_pieces.ipynb #c2674346
+# %% ../../nbs/day05_stage_a/03_pieces.ipynb #62f6f4bf
 def usable_cores() -> int:
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../../nbs/day05_stage_a/03_pieces.ipynb #b0ea15ad
+# %% ../../nbs/day05_stage_a/03_pieces.ipynb #7b2387c4
 class Crew:
     "Computes the pieces of a batch side by side, on as many cores as there are pieces."
     def __init__(self, pieces: int):
