@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ADVICE', 'places', 'advice', 'Look', 'look', 'OwnStore', 'plain_id', 'Codecs', 'torch_wave', 'Shown', 'show']
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #02ba442d
+# %% ../../nbs/day09_studio/16_looking.ipynb #8a0fa847
 import json, os, re, threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from .context import LOADING, caches
 from .paths import PathRefused, inside, plain_name, roots_of
 from ..timeline import Timeline
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #8f954f2b
+# %% ../../nbs/day09_studio/16_looking.ipynb #20d7258b
 def _folders(root: Path, depth: int = 3) -> list[Path]:
     "Folders below a data root that hold clips, or list them."
     out, todo = [], [(root, 0)]
@@ -32,7 +32,7 @@ def _folders(root: Path, depth: int = 3) -> list[Path]:
         if d < depth: todo += [(Path(e.path), d + 1) for e in inner if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
     return out
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #817b579b
+# %% ../../nbs/day09_studio/16_looking.ipynb #7d7ad90c
 def places(ctx) -> list[tuple[str, str]]:
     "(label, value) of everything that can be looked at: cached splits first."
     roots, kept = roots_of(ctx), [p.resolve() for p in caches(ctx)]
@@ -41,7 +41,7 @@ def places(ctx) -> list[tuple[str, str]]:
     found = dict.fromkeys(f.resolve() for root in roots.folders["data"] if root.is_dir() for f in _folders(root.resolve()))
     return out + [(f"{roots.short(f)} (clips)", f"folder:{roots.short(f)}") for f in found if not any(f == k or k in f.parents for k in kept)]
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #b2c6f302
+# %% ../../nbs/day09_studio/16_looking.ipynb #923555a9
 def _place(ctx, place: str) -> tuple:
     "('cache', folder, split) or ('folder', folder, ''). Raises PathRefused."
     kind, _, rest = str(place or "").partition(":")
@@ -51,7 +51,7 @@ def _place(ctx, place: str) -> tuple:
     if not full.is_dir(): raise PathRefused(f"{path}: there is no such folder any more.")
     return kind, full, plain_name(split, "split") if kind == "cache" else ""
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #2d6aa007
+# %% ../../nbs/day09_studio/16_looking.ipynb #46b96435
 ADVICE = [(r"no such file", "The list names a file that is not there: put it back, or delete the line."),
           (r"damaged|missing or damaged|not finite|timeline says", "Delete this clip's files from the cache and start caching again: only what is missing is made."),
           (r"not JSON|not UTF-8|expected an object|names no video|must be", "Mend this line of metadata.jsonl and start caching again."),
@@ -62,12 +62,12 @@ ADVICE = [(r"no such file", "The list names a file that is not there: put it bac
           (r"outside|only uses files", "Move the file into the data folder, or start the app with --data-root."),
           (r"has no sound|no picture|no streams", "The file lacks this stream: the clip is used without it, or leave it out.")]
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #8ef14104
+# %% ../../nbs/day09_studio/16_looking.ipynb #f5984c1d
 def advice(reason: str) -> str:
     "What a person can do about a problem."
     return next((do for pattern, do in ADVICE if re.search(pattern, reason, re.I)), "Play the file in another program; convert it to MP4 (H.264, AAC), or leave it out.")
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #d5f13e04
+# %% ../../nbs/day09_studio/16_looking.ipynb #a3827ae6
 @dataclass
 class Look:
     "What there is to see at a place."
@@ -75,7 +75,7 @@ class Look:
     problems: list = field(default_factory=list)  # of (where, what is wrong, what to do)
     clips: list = field(default_factory=list)  # of (label, id)
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #d56c3878
+# %% ../../nbs/day09_studio/16_looking.ipynb #8cb6b580
 def _no_links(folder: Path):
     "Raises PathRefused when a file of a cache is a link that leads out of it."
     for at, dirs, files in os.walk(folder, followlinks=False):
@@ -83,7 +83,7 @@ def _no_links(folder: Path):
             p = Path(at, name)
             if p.is_symlink(): inside(p, folder, hidden=True)
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #d87caef1
+# %% ../../nbs/day09_studio/16_looking.ipynb #0d7fe355
 def _look_cache(ctx, folder: Path, split: str) -> Look:
     "A cached split. Raises CacheError, PathRefused."
     from jointdit.data.doctor import examine, summary       # brings matplotlib along: not while the app starts
@@ -95,7 +95,7 @@ def _look_cache(ctx, folder: Path, split: str) -> Look:
     tidy = lambda text: text.replace(f"{ctx.root.resolve()}/", "")
     return Look(summary(found), [(tidy(w), tidy(r.removeprefix(f"{w}: ")), advice(r)) for w, r in bad[:200]], [(label(r), r["id"]) for r in found["rows"][:500]])
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #bf775193
+# %% ../../nbs/day09_studio/16_looking.ipynb #f4a5c2ae
 def _entries(folder: Path) -> tuple:
     "(entries, problems) of a folder, by its metadata.jsonl or its files."
     return read_jsonl(folder / "metadata.jsonl") if (folder / "metadata.jsonl").is_file() else (read_folder(folder), [])
@@ -107,7 +107,7 @@ def _probed(ctx, e):
     if not file.is_file(): raise MediaError(f"{file.name}: no such file")
     return probe(file)
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #75cdde6d
+# %% ../../nbs/day09_studio/16_looking.ipynb #f8637261
 def _look_folder(ctx, folder: Path, most: int = 400) -> Look:
     "A folder of clips: counts, lengths, sizes, and files that cannot be used."
     entries, problems = _entries(folder)
@@ -119,7 +119,7 @@ def _look_folder(ctx, folder: Path, most: int = 400) -> Look:
     return Look(_counts(entries, good, most), [(tidy(w), tidy(r.removeprefix(f"{w}: ").removeprefix(f"{w} ")), advice(r)) for w, r in bad[:200]],
                 [(f"{e.id}: {(e.captions or ['no caption'])[0]}", e.id) for e, _ in good[:500]])
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #9fb365bf
+# %% ../../nbs/day09_studio/16_looking.ipynb #2d3e98a5
 def _counts(entries, good, most) -> list:
     "The table of a folder."
     end = lambda i: max((t.end for t in (i.picture, i.sound) if t), default=0.)
@@ -131,13 +131,13 @@ def _counts(entries, good, most) -> list:
             *((k or "neither picture nor sound", str(n)) for k, n in kinds.most_common()), ("captions", f"{sum(bool(e.captions) for e in entries)} clips"),
             *([("pixels", ", ".join(f"{k}: {n}" for k, n in sizes.most_common(4)))] if sizes else [])]
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #05cd88c6
+# %% ../../nbs/day09_studio/16_looking.ipynb #14e06d64
 def look(ctx, place: str) -> Look:
     "The table, the problems and the clips of a place. Raises JointDiTError."
     kind, folder, split = _place(ctx, place)
     return _look_cache(ctx, folder, split) if kind == "cache" else _look_folder(ctx, folder)
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #2f6b1527
+# %% ../../nbs/day09_studio/16_looking.ipynb #02495f5e
 class OwnStore(Store):
     "A split whose clips are read only from inside of the cache, and whose sources only from the data roots."
     def __init__(self, ctx, folder, split): super().__init__(folder, split); self.ctx = ctx
@@ -151,7 +151,7 @@ class OwnStore(Store):
             if m.get(k): m[k] = _allowed_source(roots, m[k])
         return m
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #ec982ae3
+# %% ../../nbs/day09_studio/16_looking.ipynb #97027a57
 def plain_id(clip: str) -> str:
     "The id of a clip: one name, no folders. Raises PathRefused."
     if not clip or len(clip) > 160 or "/" in clip or "\\" in clip or clip.startswith(".") or not clip.isprintable(): raise PathRefused(f"clip {clip!r:.60}: there is none of this name.")
@@ -162,7 +162,7 @@ def _allowed_source(roots, path) -> str:
     try: return str(roots.allow("data", path))
     except PathRefused: return "outside-of-the-data-root"
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #bc137989
+# %% ../../nbs/day09_studio/16_looking.ipynb #0433e428
 class Codecs:
     "The codecs of the last place, kept; one thread at a time decodes."
     def __init__(self): self.key, self.enc, self.lock = None, None, threading.Lock()
@@ -174,14 +174,14 @@ class Codecs:
             if (key := plain.model_dump_json()) != self.key: self.enc, self.key = load_encoders(plain), key
         return self.enc
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #9d26525d
+# %% ../../nbs/day09_studio/16_looking.ipynb #4e56123d
 def _settings_of(store: Store) -> CacheSettings:
     "The settings that a split was made with. Raises CacheError."
     said = store.read_index().get("settings")
     if not said: raise CacheError(f"{store.root.name}, {store.split}: caching was never finished. Start it again below.")
     return CacheSettings(**said)
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #58bb0eef
+# %% ../../nbs/day09_studio/16_looking.ipynb #6817824a
 def _fresh_pair(ctx, folder: Path, clip: str, codecs: Codecs):
     "A `Pair` of a clip in a folder, with the settings of the first cache config. Raises JointDiTError."
     from jointdit.data.doctor import Pair, _compared
@@ -195,7 +195,7 @@ def _fresh_pair(ctx, folder: Path, clip: str, codecs: Codecs):
     back = None if frames is None else enc.video.decode(enc.video.encode(frames)).numpy(), None if wave is None else enc.audio.decode(enc.audio.encode(torch_wave(wave)), clock.n_samples).numpy()
     return _compared(Pair(meta, clock, (frames, back[0]), (wave, back[1])))
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #4a70622e
+# %% ../../nbs/day09_studio/16_looking.ipynb #11bf97e8
 def torch_wave(wave):
     import torch
     return torch.as_tensor(wave)
@@ -205,7 +205,7 @@ def _default_settings(ctx) -> CacheSettings:
     path = Path(ctx.configs) / "day02_cache.yaml"
     return load_settings(CacheSettings, path if path.is_file() else None, env={}).settings
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #2b97343a
+# %% ../../nbs/day09_studio/16_looking.ipynb #23fe4545
 @dataclass
 class Shown:
     "A clip, ready to be played."
@@ -214,13 +214,14 @@ class Shown:
     picture: Path  # both over one time axis
     facts: list
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #15291b12
+# %% ../../nbs/day09_studio/16_looking.ipynb #32fa8409
 def _files(p, folder: Path, name: str) -> Shown:
     "Write players and picture of a pair."
     from jointdit.data.doctor import draw
     said = [("caption", p.meta.get("caption") or "none"), ("from", f"{Path(p.meta['source']).name}, second {p.meta['start_seconds']:.2f}"), ("length", p.clock.describe())]
     if p.psnr is not None: said.append(("picture", f"{p.psnr:.1f} dB PSNR against the original"))
-    if p.lag is not None: said.append(("sound", f"decoded {1000 * p.lag:+.0f} ms, loudness correlation {p.likeness:.2f}"))
+    steady = p.likeness is not None and p.likeness < .4         # no rise to compare: a number would be an accident
+    if p.lag is not None: said.append(("sound", "too even for a shift to be measured" if steady else f"decoded {1000 * p.lag:+.0f} ms, loudness correlation {p.likeness:.2f}"))
     if p.meta.get("silent"): said.append(("silent", f"its loudest moment is {p.meta['loudness_db']:.0f} dBFS"))
     out = []
     for k, v, a in zip("od", p.frames, p.waves):
@@ -230,7 +231,7 @@ def _files(p, folder: Path, name: str) -> Shown:
     draw(p).savefig(picture, dpi=80)
     return Shown(*out, picture, said)
 
-# %% ../../nbs/day09_studio/16_looking.ipynb #9f9bd902
+# %% ../../nbs/day09_studio/16_looking.ipynb #7a6a3666
 def show(ctx, place: str, clip: str, codecs: Codecs) -> Shown:
     "A clip of a place, original beside decoded. Raises JointDiTError."
     from gradio.utils import get_upload_folder
