@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TABS', 'tab', 'build_app', 'launch']
 
-# %% ../../nbs/day09_studio/29_app.ipynb #a0886512
+# %% ../../nbs/day09_studio/29_app.ipynb #ef987926
 import importlib, types
 import gradio as gr
 from ..core import JointDiTError, SampleError
@@ -16,7 +16,7 @@ from .theme import look
 from .widgets import guarded
 from .wishes import fill, read_config
 
-# %% ../../nbs/day09_studio/29_app.ipynb #c8a524d8
+# %% ../../nbs/day09_studio/29_app.ipynb #c3878b6b
 TABS = {"Generate": "generate", "History": "history", "Guidance lab": "lab", "Data": "data_tab", "Train": "train_tab", "About": "about"}
 
 def tab(module: str):
@@ -26,14 +26,14 @@ def tab(module: str):
         if f"studio.{module}" not in str(e): raise
         return types.SimpleNamespace(build=lambda ctx: gr.Markdown("*Not there yet.*"))
 
-# %% ../../nbs/day09_studio/29_app.ipynb #f84e3d86
+# %% ../../nbs/day09_studio/29_app.ipynb #885c8b06
 def _header():
     with gr.Row(equal_height=True):
         gr.HTML('<div class="jd-head"><h1>JointDiT</h1><span>picture and sound, made together</span></div>', padding=False)
         mode = gr.Button("Light / dark", size="sm", scale=0, elem_id="jd_mode")
     mode.click(None, None, None, js="() => window.jdMode()", api_visibility="private")
 
-# %% ../../nbs/day09_studio/29_app.ipynb #0d4ac608
+# %% ../../nbs/day09_studio/29_app.ipynb #a026a5f6
 def build_app(
     root=".",    # folder with configs/, checkpoints/, data/ and outputs/, or a Studio
 ) -> gr.Blocks:
@@ -50,13 +50,13 @@ def build_app(
         app.load(guarded(lambda: _opened(ctx)), None, ctx.ui["form"], **quiet).then(ctx.ui["estimate"], ctx.ui["form"], ctx.ui["generate"]["estimate"], **quiet)
     return app
 
-# %% ../../nbs/day09_studio/29_app.ipynb #21d35235
+# %% ../../nbs/day09_studio/29_app.ipynb #7c05d6f0
 def _opened(ctx) -> list:
     found = configs(ctx)
     if not found: raise SampleError(f"There is no configs/*infer*.yaml in {ctx.root.resolve()}: start the app in the project's folder.")
     return fill(ctx, read_config(ctx, found[0]))
 
-# %% ../../nbs/day09_studio/29_app.ipynb #4f9850b7
+# %% ../../nbs/day09_studio/29_app.ipynb #fc851308
 def launch(
     root=".",              # folder of the project, or a Studio
     host: str = "127.0.0.1",

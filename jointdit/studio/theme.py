@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['LAYOUT', 'LIVE', 'SHELF', 'CSS', 'HEAD', 'NAMES', 'theme', 'look', 'seconds', 'live', 'alert', 'tiles']
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #33361f67
+# %% ../../nbs/day09_studio/25_theme.ipynb #0506388c
 import html
 import gradio as gr
 from .widgets import WIDGET_CSS
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #8648a206
+# %% ../../nbs/day09_studio/25_theme.ipynb #2ada6683
 def theme():
     "The app's Gradio theme."
     return gr.themes.Soft(primary_hue="indigo", secondary_hue="slate", neutral_hue="slate", radius_size="md", spacing_size="sm", font=["system-ui", "sans-serif"],
@@ -19,7 +19,7 @@ def theme():
         block_label_text_color="*body_text_color_subdued", block_title_background_fill_dark="transparent", block_title_text_color_dark="*body_text_color",
         block_label_background_fill_dark="transparent", block_label_text_color_dark="*body_text_color_subdued")
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #c29103a2
+# %% ../../nbs/day09_studio/25_theme.ipynb #71022cbf
 LAYOUT = """
 footer{display:none!important}
 .gradio-container{max-width:1440px!important;width:100%!important;margin:0 auto!important}
@@ -39,7 +39,7 @@ footer{display:none!important}
 .jd-chips label,.jd-chips .wrap label{padding:.3rem .7rem!important}
 """
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #c9ef28c3
+# %% ../../nbs/day09_studio/25_theme.ipynb #101b22a6
 LIVE = """
 .jd-live{border:1px solid var(--border-color-primary);border-radius:10px;padding:.8rem .9rem;background:var(--background-fill-secondary)}
 .jd-live img{width:100%;display:block;border-radius:6px;margin-top:.6rem;background:#000;aspect-ratio:720/186;object-fit:fill;image-rendering:pixelated}
@@ -54,7 +54,7 @@ LIVE = """
 .jd-tiles small{font-size:.76rem;color:var(--body-text-color-subdued);display:block;line-height:1.3}
 """
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #55cfd000
+# %% ../../nbs/day09_studio/25_theme.ipynb #7a08518f
 SHELF = """
 .jd-grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:.8rem}
 .jd-tile{all:unset;box-sizing:border-box;display:flex;flex-direction:column;border:1px solid var(--border-color-primary);border-radius:10px;overflow:hidden;cursor:pointer;background:var(--background-fill-secondary);min-width:0}
@@ -70,7 +70,7 @@ SHELF = """
 """
 CSS = LAYOUT + LIVE + SHELF + WIDGET_CSS
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #ece37d0b
+# %% ../../nbs/day09_studio/25_theme.ipynb #6cccaa76
 HEAD = """<meta name="viewport" content="width=device-width,initial-scale=1"><script>
 (() => {
   const seen = e => e && e.offsetParent !== null && !e.disabled;
@@ -94,7 +94,7 @@ def look() -> dict:
     from jointdit.studio.training import CURVE_CSS
     return dict(theme=theme(), css=CSS + CURVE_CSS, head=HEAD)
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #67bef9fd
+# %% ../../nbs/day09_studio/25_theme.ipynb #4c36e2dd
 NAMES = dict(load="load", encode="encode", sample="sample", decode="decode", write="write")
 
 def _stage_items(run, stages) -> str:
@@ -102,13 +102,13 @@ def _stage_items(run, stages) -> str:
     name = lambda s: f"step {run.step} of {run.steps}" if s == "sample" and run.stage == "sample" else NAMES.get(s, s)
     return "".join(f'<li class="{"past" if i < at else "at" if i == at else ""}">{html.escape(name(s))}</li>' for i, s in enumerate(stages))
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #ba208409
+# %% ../../nbs/day09_studio/25_theme.ipynb #098b0ee8
 def seconds(x: float | None) -> str:
     "About how long, in words."
     if x is None: return "time not known yet"
     return "less than a second left" if x < 1 else f"about {x:.0f} s left" if x < 90 else f"about {x/60:.0f} min left"
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #877267cc
+# %% ../../nbs/day09_studio/25_theme.ipynb #0f9b86a0
 def live(run, ahead: int = 0, others: int = 0) -> str:
     "A run that waits or works, as HTML."
     from jointdit.studio.jobs import STAGES
@@ -124,7 +124,7 @@ def live(run, ahead: int = 0, others: int = 0) -> str:
     picture = f'<img alt="The clip as it forms: frames over sound" src="{run.preview}">' if run.preview else ""
     return f'<div class="jd-live" role="status">{stages}{bar(share, title)}<span class="jd-soft">{title}</span>{picture}{more}</div>'
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #856a754f
+# %% ../../nbs/day09_studio/25_theme.ipynb #3252c857
 def alert(title: str, text: str) -> str:
     "What went wrong, where the result would be."
     return f'<div class="jd-alert" role="alert"><b>{html.escape(title)}</b>{html.escape(text)}</div>'
