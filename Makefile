@@ -23,6 +23,7 @@ DATA ?=
 CARD ?=
 CKPT ?=
 PORT ?= 7860
+UI_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test toy-data assets toy-assets cache-train cache-val cache-doctor final-train-a final-train-b \
@@ -92,7 +93,7 @@ proof: $(STAMP) ## measure a checkpoint: sync, captions, quality, memory, every 
 	@$(PY) scripts/proof.py --clips $(PROOF_CLIPS) $(if $(CKPT),--ckpt "$(CKPT)")
 
 ui: $(STAMP) ## open the browser app on http://127.0.0.1:7860
-	@$(PY) scripts/ui/app.py --port $(PORT)
+	@$(PY) scripts/ui/app.py --port $(PORT) $(UI_ARGS)
 
 bench: $(STAMP) ## samples/s of a training step and its share of the matrix-product peak
 	@$(PY) scripts/bench.py

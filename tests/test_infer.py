@@ -15,7 +15,7 @@ from jointdit.core import JointDiTError, SampleError, file_hash
 from jointdit.data.media import probe, read_clip, write_video, write_wav
 from jointdit.data.store import Store
 from jointdit.sample.infer import Kit, InferSettings, generate, load_kit, prepare, replay
-from jointdit.sample.request import load_request
+from jointdit.sample.request import load_request, pick_checkpoint
 from jointdit.timeline import Timeline
 from sample_helpers import CLOCK, copy_assets, tiny_model, write_tiny
 
@@ -288,7 +288,12 @@ def test_bad_requests_while_loading(world, kw, match):
 
 
 def test_no_checkpoint_at_all(world, tmp_path):
-    with pytest.raises(SampleError, match="make demo"): generate(ask(world, "bad", ckpt=None), None, quiet, root=tmp_path)
+    with pytest.raises(SampleError, match="make demo"): pick_checkpoint(ask(world, "bad", ckpt=None), tmp_path, quiet, shipped=str(tmp_path / "none.safetensors"))
+
+
+def test_the_shipped_model_stands_in(world, tmp_path):
+    said = []
+    assert pick_checkpoint(ask(world, "bad", ckpt=None), tmp_path, said.append).name == "model.safetensors" and "comes with the package" in said[0]
 
 
 PREPARE = [

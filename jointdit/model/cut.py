@@ -3,12 +3,12 @@
 # %% auto #0
 __all__ = ['Layer', 'unet_layers', 'transformer_layers', 'owner', 'default_meetings', 'thin', 'chain_text', 'place_cut']
 
-# %% ../../nbs/day03_experts/05_cut.ipynb #927da9c3
+# %% ../../nbs/day03_experts/05_cut.ipynb #f627f887
 from dataclasses import dataclass
 from ..core import ModelError
 from .protocol import Cut
 
-# %% ../../nbs/day03_experts/05_cut.ipynb #bf41ffef
+# %% ../../nbs/day03_experts/05_cut.ipynb #f53718ab
 @dataclass(frozen=True)
 class Layer:
     "One link of a pretrained denoiser."
@@ -26,7 +26,7 @@ class Layer:
         parts = self.name.split(".")
         return ".".join(parts[:1 if parts[0] == "mid" else 2])
 
-# %% ../../nbs/day03_experts/05_cut.ipynb #6c826afb
+# %% ../../nbs/day03_experts/05_cut.ipynb #28faf89a
 def _width(residual): return getattr(residual, "spatial_res_block", residual).out_channels
 
 def _owned(block, home, i, before=0):
@@ -40,7 +40,7 @@ def _steps(block, name, level, kind, mover):
     out = [Layer(f"{name}.{i}", _width(r), level, "res", block, i, _owned(block, home, i)) for i, r in enumerate(block.resnets)]
     return out + [Layer(f"{name}.{kind}", out[-1].width, level + shift, kind, block, 0, (f"{home}.{mover}.",)) for _ in getattr(block, mover) or ()]
 
-# %% ../../nbs/day03_experts/05_cut.ipynb #ee0fa74d
+# %% ../../nbs/day03_experts/05_cut.ipynb #f1401c8c
 def unet_layers(net) -> list:
     "The chain of a diffusers U-Net."
     width, entry = net.conv_in.out_channels, ("conv_in.", "time_embedding.", "add_embedding.", "class_embedding.")
@@ -51,7 +51,7 @@ def unet_layers(net) -> list:
     for i, b in enumerate(net.up_blocks): out += _steps(b, f"up.{i}", out[-1].level, "up", "upsamplers")
     return out + [Layer("out", width, 0, "out", owns=("conv_norm_out.", "conv_out."))]
 
-# %% ../../nbs/day03_experts/05_cut.ipynb #4ad7c980
+# %% ../../nbs/day03_experts/05_cut.ipynb #6a66b024
 def transformer_layers(net) -> list:
     "The chain of a diffusers transformer."
     w = net.proj_in.out_features
@@ -59,14 +59,14 @@ def transformer_layers(net) -> list:
     entry, end = ("proj_in.", "time_embed.", "caption_projection."), ("scale_shift_table", "norm_out.", "proj_out.")
     return [Layer("in", w, 0, "in", owns=entry), *blocks, Layer("out", w, 0, "out", owns=end)]
 
-# %% ../../nbs/day03_experts/05_cut.ipynb #25d35d91
+# %% ../../nbs/day03_experts/05_cut.ipynb #5b4c9772
 def owner(layers: list, name: str) -> int:
     "Number of the layer that a tensor of the network belongs to. Raises ModelError."
     for i, l in enumerate(layers):
         if name.startswith(l.owns): return i
     raise ModelError(f"{name}: no layer of the network owns this tensor")
 
-# %% ../../nbs/day03_experts/05_cut.ipynb #aa675268
+# %% ../../nbs/day03_experts/05_cut.ipynb #dd5cd87f
 def default_meetings(layers: list, stream: str) -> list:
     "Names of the layers after which an expert of this stream would like to meet the other."
     deep, mids = max(l.level for l in layers), [l for l in layers if l.kind == "mid"]
@@ -74,21 +74,21 @@ def default_meetings(layers: list, stream: str) -> list:
     wanted = {deep, deep - 1} if stream == "video" else set(range(1, deep)) or {max(deep - 1, 0)}
     return [l.name for l in layers if (l.kind == "res" and l.level in wanted) or l is mids[-1]]
 
-# %% ../../nbs/day03_experts/05_cut.ipynb #38c52e9a
+# %% ../../nbs/day03_experts/05_cut.ipynb #af0de63a
 def thin(names: list, n: int) -> list:
     "n of the names, evenly spread, in order."
     if n >= len(names): return list(names)
     if n == 1: return [names[len(names) // 2]]
     return [names[round(i * (len(names) - 1) / (n - 1))] for i in range(n)]
 
-# %% ../../nbs/day03_experts/05_cut.ipynb #8d97fa8e
+# %% ../../nbs/day03_experts/05_cut.ipynb #97f888af
 def chain_text(layers: list) -> str:
     "The layers' names, block by block, with width and level."
     homes = {}
     for l in layers: homes.setdefault(l.home, []).append(l)
     return "\n".join(f"  {h}: " + ", ".join(l.name for l in ls) + f"  (width {ls[0].width}, level {ls[0].level})" for h, ls in homes.items())
 
-# %% ../../nbs/day03_experts/05_cut.ipynb #a63f9ecd
+# %% ../../nbs/day03_experts/05_cut.ipynb #33fbc490
 def _place(layers, name, what):
     "Number of the layer that a name means. Raises ModelError with the list."
     hits = [i for i, l in enumerate(layers) if name in (l.name, l.home)]
@@ -96,7 +96,7 @@ def _place(layers, name, what):
     why = "the streams cannot meet after the last layer" if hits else "there is no such layer or block"
     raise ModelError(f"cut.{what}: {name!r}: {why}. This model's layers are:\n{chain_text(layers)}")
 
-# %% ../../nbs/day03_experts/05_cut.ipynb #ba8e3eb7
+# %% ../../nbs/day03_experts/05_cut.ipynb #fe80c29f
 def place_cut(
     layers: list,  # of Layer
     cut: Cut,
