@@ -267,7 +267,7 @@ def test_kill_nine_then_resume(hub, tmp_path):
     env = {**os.environ, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
     p = subprocess.Popen(args, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     def held(): return sum(f.stat().st_size for f in (tmp_path/"m/.partial").glob("*.safetensors"))
-    for _ in range(400):
+    for _ in range(4000):
         if held() > 1_000_000 or p.poll() is not None: break
         threading.Event().wait(.05)  # time.sleep is silenced in these tests
     p.send_signal(signal.SIGKILL); p.wait()
