@@ -3,10 +3,12 @@
 # %% auto #0
 __all__ = ['CONFIGS', 'ACTS', 'RUNS', 'export_experts', 'act', 'look', 'measure_acts', 'share_of_real']
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #dcd1342d
+# %% ../../nbs/day08_proof/25_strangers.ipynb #cab41a56
 from pathlib import Path
 
-from ..core import CheckpointError, load_json, save_json
+import torch
+
+from ..core import CheckpointError, file_hash, load_json, save_json
 from .generate import load_bench
 from .plan import ProofSettings
 from .quick import as_record, quick_real, quick_sync, quick_words
@@ -15,25 +17,27 @@ from ..train.checkpoint import find_checkpoint, load_model
 from ..train.experts import save_expert
 from ..train.stage import run_stage
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #a439b9a7
+# %% ../../nbs/day08_proof/25_strangers.ipynb #a4566511
 CONFIGS = "configs/toy_experts"
 ACTS = {"alone": ("A", "alone"), "join": ("A", "stage_a"), "tune": ("B", "stage_b")}
 RUNS = {"alone": "day05_stage_a_toy_alone", "join": "day05_stage_a_toy_experts", "tune": "day07_stage_b_toy_experts"}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #375daf6e
+# %% ../../nbs/day08_proof/25_strangers.ipynb #f39d75a2
 def export_experts(
     ckpt,                        # of the act `alone`
     folder="data/toy_experts",   # gets video/ and audio/
+    dtype=torch.bfloat16,        # numbers that are written
 ) -> list:
-    "Writes both networks of a checkpoint as diffusers would. Raises CheckpointError."
+    "Writes both networks of a checkpoint as diffusers would, rounded to `dtype`. Raises CheckpointError."
     model, info = load_model(ckpt)
     out = []
     for e in (model.video, model.audio):
         if not hasattr(e, "net"): raise CheckpointError(f"{info.path}: its {e.name} expert is a native one; there is nothing to publish")
+        torch.nn.Module.to(e.net, dtype)
         save_expert(e, f"{folder}/{e.name}"); out.append(Path(folder)/e.name)
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #af097eb5
+# %% ../../nbs/day08_proof/25_strangers.ipynb #d3f67966
 def act(
     name: str,          # alone, join or tune
     options: dict = None,   # dotted name -> value
@@ -48,12 +52,13 @@ def act(
         for f in export_experts(result.checkpoint, folder): print(f"expert written: {f}")
     return result
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #573904fd
+# %% ../../nbs/day08_proof/25_strangers.ipynb #f26aac1c
 def look(ckpt, n: int, steps: int) -> dict:
     "Sync and captions of n clips of a checkpoint."
     bench = load_bench(ProofSettings(ckpt=str(ckpt), runtime=Runtime(dtype="fp32")), say=lambda line: None)
-    return as_record(quick_sync(bench, n, steps)) | dict(checkpoint=str(ckpt), clips=n, steps=steps)
+    return as_record(quick_sync(bench, n, steps))
 
+# %% ../../nbs/day08_proof/25_strangers.ipynb #7c3cdbd0
 def measure_acts(
     root="checkpoints",
     out="outputs/toy_experts/report.json",
@@ -61,19 +66,19 @@ def measure_acts(
     steps: int = 25,
     say=print,
 ) -> dict:
-    "Every act that has a checkpoint, and real clips; what was measured already (of the same checkpoint) is kept."
-    kept = load_json(out) if Path(out).is_file() else {}
-    rows = {"real": kept.get("real") or as_record(quick_real(n))}
+    "Every act that has a checkpoint, and real clips; what was measured already (of the same weights) is kept."
+    rows = load_json(out) if Path(out).is_file() else {}
+    def row(name, about, make):
+        if not about.items() <= rows.get(name, {}).items(): rows[name] = make() | about; save_json(out, rows)
+        say(f"{name:<6} {quick_words(rows[name])}")
+    row("real", dict(clips=n), lambda: as_record(quick_real(n)))
     for name, run in RUNS.items():
         if not (Path(root)/run).is_dir(): continue
-        path = find_checkpoint(Path(root)/run)
-        old = kept.get(name, {})
-        same = (old.get("checkpoint"), old.get("clips"), old.get("steps")) == (str(path), n, steps)
-        rows[name] = old if same else look(path, n, steps)
-        save_json(out, kept | rows); say(f"{name:<6} {quick_words(rows[name])}")
+        path = find_checkpoint(Path(root)/run).with_suffix(".safetensors")
+        row(name, dict(checkpoint=str(path), hash=file_hash(path)[:16], clips=n, steps=steps), lambda: look(path, n, steps))
     return rows
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #7db8012e
+# %% ../../nbs/day08_proof/25_strangers.ipynb #5d23df4e
 def share_of_real(row: dict, real: dict, kind: str = "f1"):
     "How far a model is from chance (0) to real clips (1), in events (f1) or curves (correlation); None where that is undefined."
     x, c, r = row.get(f"sync_{kind}"), row.get(f"sync_{kind}_chance"), real.get(f"sync_{kind}")
