@@ -6,13 +6,13 @@ __all__ = ['SIZE', 'COLOURS', 'WHITE', 'SKINS', 'FLOOR', 'RADIUS', 'BARS', 'RAIL
            'skin_glass', 'skin_metal', 'skin_wood', 'skin_rubber', 'paint_ball', 'bar_x', 'bar_half', 'bar_skin',
            'paint_bar', 'paint_mallet', 'paint_swell', 'paint_rotor', 'procedural_frames']
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #ba3c3b35
+# %% ../nbs/day00_start/04_toypaint.ipynb #693545d6
 import numpy as np
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #ae73c538
+# %% ../nbs/day00_start/04_toypaint.ipynb #083b1017
 SIZE = 64  # pixels, height and width of the toy world
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #51744b22
+# %% ../nbs/day00_start/04_toypaint.ipynb #0e98fc1b
 def grid(
     size: int = SIZE, # height and width in pixels
 ) -> tuple:           # x, y: each (1, size, size) float32
@@ -20,12 +20,12 @@ def grid(
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) + .5
     return x[None], y[None]
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #434aac1c
+# %% ../nbs/day00_start/04_toypaint.ipynb #5f962866
 def col(v) -> np.ndarray: # (T, 1, 1) float32
     "One number for each frame, shaped to meet the grid."
     return np.asarray(v, np.float32).reshape(-1, 1, 1)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #987a7233
+# %% ../nbs/day00_start/04_toypaint.ipynb #719a00d3
 def cover(
     d: np.ndarray,    # (T, H, W) signed distance in pixels
     soft: float = 1., # width of the edge in pixels
@@ -33,24 +33,24 @@ def cover(
     "How much of each pixel a shape covers."
     return np.clip(.5 - d/soft, 0, 1)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #3fd97f21
+# %% ../nbs/day00_start/04_toypaint.ipynb #d3d2b63b
 def box(x, y, cx, cy, w, h, r=0):
     "Signed distance to boxes of half width w and half height h with corners of radius r."
     dx, dy = np.abs(x - col(cx)) - col(w) + r, np.abs(y - col(cy)) - col(h) + r
     return np.hypot(np.maximum(dx, 0), np.maximum(dy, 0)) + np.minimum(np.maximum(dx, dy), 0) - r
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #3eda803f
+# %% ../nbs/day00_start/04_toypaint.ipynb #0db465c4
 def disc(x, y, cx, cy, r):
     "Signed distance (T, H, W) to discs of centre cx, cy and radius r, each a number or (T,)."
     return np.hypot(x - col(cx), y - col(cy)) - col(r)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #10321184
+# %% ../nbs/day00_start/04_toypaint.ipynb #e29c8eb4
 def ellipse(x, y, cx, cy, rx, ry):
     "Signed distance to ellipses, good near the edge."
     rx, ry = col(rx), col(ry)
     return (np.hypot((x - col(cx))/rx, (y - col(cy))/ry) - 1)*np.minimum(rx, ry)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #5aade757
+# %% ../nbs/day00_start/04_toypaint.ipynb #a0112c79
 def capsule(x, y, ax, ay, bx, by, r):
     "Signed distance to thick lines from a to b with round ends of radius r."
     ax, ay, bx, by = map(col, (ax, ay, bx, by))
@@ -58,74 +58,74 @@ def capsule(x, y, ax, ay, bx, by, r):
     h = np.clip(((x - ax)*ex + (y - ay)*ey)/(ex**2 + ey**2 + 1e-6), 0, 1)
     return np.hypot(x - ax - h*ex, y - ay - h*ey) - col(r)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #7e3f6e4a
+# %% ../nbs/day00_start/04_toypaint.ipynb #352c5f9b
 def triangle(x, y, cx, cy, r):
     "Signed distance to triangles that stand on a side, in a circle of radius r (corners slightly blunt)."
     x, y, r = x - col(cx), y - col(cy), col(r)
     return np.maximum(y - r/2, np.abs(x)*.8660254 - y/2 - r/2)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #b4cf7ed4
+# %% ../nbs/day00_start/04_toypaint.ipynb #a3917c00
 COLOURS = {"red": (232, 44, 48), "yellow": (252, 208, 36), "green": (44, 190, 76),
            "blue": (44, 108, 250), "purple": (188, 64, 226), "white": (240, 240, 240)}
 WHITE = (255, 255, 255)
 
 def rgb(name): return np.asarray(COLOURS[name], np.float32)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #e082deea
+# %% ../nbs/day00_start/04_toypaint.ipynb #3287bdf8
 def blend(a, b, w):
     "A colour the share `w` (a number or (T,)) of the way from a to b."
     w = np.asarray(w, np.float32)
     w = w.reshape(-1, 1, 1, 1) if w.ndim else w
     return np.asarray(a, np.float32)*(1 - w) + np.asarray(b, np.float32)*w
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #5d230dee
+# %% ../nbs/day00_start/04_toypaint.ipynb #00d1d15e
 def canvas(n, top, bottom, size=SIZE):
     "A plain background, (n, size, size, 3) float32, from one colour at the top to another at the bottom."
     img = blend(top, bottom, np.linspace(0, 1, size)).reshape(size, 1, 3)
     return np.broadcast_to(img, (n, size, size, 3)).copy()
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #0d676164
+# %% ../nbs/day00_start/04_toypaint.ipynb #e36254ca
 def paint(img, alpha, colour):
     "Blend a colour (3,), or a picture of colours, over img (T, H, W, 3) in place; alpha (T, H, W)."
     img += alpha[..., None]*(np.asarray(colour, np.float32) - img)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #3455ad43
+# %% ../nbs/day00_start/04_toypaint.ipynb #d9dfe1d9
 def finish(img):
     "Float picture to uint8."
     return np.clip(img + .5, 0, 255).astype(np.uint8)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #406c796e
+# %% ../nbs/day00_start/04_toypaint.ipynb #90c42fbf
 def skin_glass(img, inside, u, v, r, c):
     "A see-through ball with a rim and a highlight."
     paint(img, inside*(.35 + .65*np.clip((np.hypot(u, v) - .45)*2.2, 0, 1)), c)
     paint(img, inside*cover((np.hypot(u + .35, v + .35) - .2)*r), WHITE)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #9e2d65a2
+# %% ../nbs/day00_start/04_toypaint.ipynb #e63e632a
 def skin_metal(img, inside, u, v, r, c):
     "A shaded ball with a highlight."
     paint(img, inside, c*np.clip(.25 + .85*(.5 - .55*v), .25, 1.1)[..., None])
     paint(img, inside*np.exp(-((u + .3)**2 + (v + .4)**2)/.06), WHITE)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #3966dfe8
+# %% ../nbs/day00_start/04_toypaint.ipynb #05cc2f3a
 def skin_wood(img, inside, u, v, r, c):
     "A ball with grain."
     grain = .5 + .5*np.cos(2*np.pi*1.25*(v + .15*u))
     paint(img, inside, c*(1 - .45*grain)[..., None])
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #0209cea4
+# %% ../nbs/day00_start/04_toypaint.ipynb #189a6e03
 def skin_rubber(img, inside, u, v, r, c):
     "A flat ball with a band."
     paint(img, inside, c*.92)
     paint(img, inside*cover((np.abs(v) - .2)*r), (20, 20, 24))
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #7552baaf
+# %% ../nbs/day00_start/04_toypaint.ipynb #44602daa
 SKINS = {"wood": skin_wood, "metal": skin_metal, "glass": skin_glass, "rubber": skin_rubber}
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #3e2eb81a
+# %% ../nbs/day00_start/04_toypaint.ipynb #466f59fc
 FLOOR = 56  # pixels from the top
 RADIUS = {"small": 7., "large": 12.}
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #9cd7bc81
+# %% ../nbs/day00_start/04_toypaint.ipynb #bd46374b
 def paint_ball(
     state: dict,      # x (pixels), height over the floor (pixels), flash (0 to 1): each (T,)
     attributes: dict, # colour, size, material
@@ -143,13 +143,13 @@ def paint_ball(
     SKINS[attributes["material"]](img, inside, u, v, r, rgb(attributes["colour"]))
     return finish(img)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #2c98e6e4
+# %% ../nbs/day00_start/04_toypaint.ipynb #909fb4d2
 BARS = ("red", "yellow", "green", "blue")  # from low to high
 
 def bar_x(i): return 8 + 16*np.asarray(i)       # middle of a bar, pixels
 def bar_half(i): return 13 - 1.5*np.asarray(i)  # half its length, pixels
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #619449d0
+# %% ../nbs/day00_start/04_toypaint.ipynb #9450f474
 def bar_skin(c, u, v, material):
     "Colours of a bar: u pixels from its middle, v from -1 at the top to 1 at the bottom."
     if material == "wood": return c*(.80 + .20*np.cos(v*11))[..., None]
@@ -157,7 +157,7 @@ def bar_skin(c, u, v, material):
         return blend(c, WHITE, .35)*(.62 + .38*(np.maximum(np.abs(u)/6.5, np.abs(v)) > .62))[..., None]
     return c*(.4 + .6*np.exp(-((u + 2)/3)**2))[..., None] + 90*np.exp(-((u + 2)/1.5)**2)[..., None]
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #16339d9a
+# %% ../nbs/day00_start/04_toypaint.ipynb #e0b402dd
 def paint_bar(img, x, y, i, hit, material):
     "Bar `i` of the xylophone; `hit` (T,) brightens it and pushes it down."
     cx, h = bar_x(i), bar_half(i)
@@ -168,10 +168,10 @@ def paint_bar(img, x, y, i, hit, material):
     paint(img, cover(d), bar_skin(rgb(BARS[i]), x - cx, (y - col(cy))/h, material))
     paint(img, .5*cover(d)*col(hit), WHITE)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #9d5b6675
+# %% ../nbs/day00_start/04_toypaint.ipynb #b7964464
 RAIL = {"wood": (128, 84, 44), "metal": (150, 156, 166), "glass": (70, 120, 130)}
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #c07cc008
+# %% ../nbs/day00_start/04_toypaint.ipynb #68160b8f
 def paint_mallet(
     state: dict,      # x, y of the mallet's head (pixels), each (T,); hits (4, T), 0 to 1
     attributes: dict, # material
@@ -185,12 +185,12 @@ def paint_mallet(
     paint(img, cover(disc(x, y, cx, cy, 6.5)), (250, 236, 214))
     return finish(img)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #0b2930c3
+# %% ../nbs/day00_start/04_toypaint.ipynb #b4e1d959
 LAMPS = {"circle": lambda x, y, r: disc(x, y, 32, 32, r),
          "square": lambda x, y, r: box(x, y, 32, 32, .88*r, .88*r, 2),
          "triangle": lambda x, y, r: triangle(x, y, 32, 35, 1.25*r)}
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #e856d938
+# %% ../nbs/day00_start/04_toypaint.ipynb #2ae55cbc
 def paint_swell(
     state: dict,      # level (T,), 0 dark to 1 bright
     attributes: dict, # colour, shape
@@ -202,32 +202,35 @@ def paint_swell(
     paint(img, cover(d), blend(.28*c, blend(c, WHITE, .25), level))
     return finish(img)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #92f13d01
+# %% ../nbs/day00_start/04_toypaint.ipynb #ada396e2
 ARM = {"small": (16, 4.5), "large": (27, 6.)}  # length and half width, pixels
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #93be47d7
+# %% ../nbs/day00_start/04_toypaint.ipynb #522cc292
 def paint_rotor(
-    state: dict,      # angle (T,) in turns, clockwise from the top
+    state: dict,      # angle (T,) in turns, clockwise from the top; sweep (T,), turns while the shutter is open
     attributes: dict, # colour, size
 ) -> np.ndarray:      # (T, 64, 64, 3) uint8
-    "An arm that turns."
-    (x, y), a, (length, wide) = grid(), 2*np.pi*state["angle"], ARM[attributes["size"]]
-    img, dx, dy = canvas(len(a), (16, 34, 36), (22, 46, 48)), np.sin(a), -np.cos(a)
+    "An arm that turns, smeared by its own motion."
+    (x, y), (length, wide) = grid(), ARM[attributes["size"]]
+    def arm(reach, radius): # (T, 64, 64) how much of the time it covers each pixel
+        a = 2*np.pi*(state["angle"] + np.linspace(-.5, .5, 9)[:, None]*state["sweep"])
+        return np.mean([cover(capsule(x, y, 32, 32, 32 + reach*np.sin(b), 32 - reach*np.cos(b), radius)) for b in a], 0)
+    img = canvas(len(state["angle"]), (16, 34, 36), (22, 46, 48))
     paint(img, cover(np.abs(disc(x, y, 32, 32, length + 2.5)) - 1), (64, 92, 94))
-    paint(img, cover(capsule(x, y, 32, 32, 32 - .45*length*dx, 32 - .45*length*dy, .7*wide)), (120, 132, 136))
-    paint(img, cover(capsule(x, y, 32, 32, 32 + (length - wide)*dx, 32 + (length - wide)*dy, wide)), rgb(attributes["colour"]))
+    paint(img, arm(-.45*length, .7*wide), (120, 132, 136))
+    paint(img, arm(length - wide, wide), rgb(attributes["colour"]))
     paint(img, cover(disc(x, y, 32, 32, 3)), (20, 24, 26))
     return finish(img)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #f54d7505
+# %% ../nbs/day00_start/04_toypaint.ipynb #409a9c50
 PAINTERS = {"ball": paint_ball, "mallet": paint_mallet, "swell": paint_swell, "rotor": paint_rotor}
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #5c5272b7
+# %% ../nbs/day00_start/04_toypaint.ipynb #55f33729
 def _shade(rng): # (3,) a colour, most often a greyish one
     c, grey = rng.uniform(0, 255, 3), rng.beta(1, 2)
     return c*grey + rng.uniform(20, 235)*(1 - grey)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #ef75c7a3
+# %% ../nbs/day00_start/04_toypaint.ipynb #dec46a38
 def _texture(rng, t, size): # (t, size, size, 3) float32, 1/f in space, drifting
     fy, fx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
     amp = np.maximum(np.hypot(fy, fx), 1/size)**-rng.uniform(.9, 1.7)
@@ -238,7 +241,7 @@ def _texture(rng, t, size): # (t, size, size, 3) float32, 1/f in space, drifting
     img = np.einsum("tchw,cd->thwd", img/img.std((0, 2, 3), keepdims=True), dye)
     return (_shade(rng) + rng.uniform(5, 70)*img).astype(np.float32)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #8f5fa1dc
+# %% ../nbs/day00_start/04_toypaint.ipynb #36b5174f
 def _thing(rng, x, y, t, size): # (t, size, size) signed distance of something that moves
     (cx, cy), r = rng.uniform(0, size, (2, 1)) + rng.normal(0, 1.5, (2, 1))*np.arange(t), rng.uniform(3, size/3)
     kind = rng.integers(4)
@@ -247,7 +250,7 @@ def _thing(rng, x, y, t, size): # (t, size, size) signed distance of something t
     if kind == 2: return triangle(x, y, cx, cy, r)
     return capsule(x, y, cx, cy, cx + rng.normal(0, size/3), cy + rng.normal(0, size/3), rng.uniform(.5, 5))
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #5c50a882
+# %% ../nbs/day00_start/04_toypaint.ipynb #28bffd04
 def _shot(rng, t, size): # (t, size, size, 3) uint8: a texture and up to seven things before it
     (x, y), img = grid(size), _texture(rng, t, size)
     for _ in range(rng.integers(0, 8)):
@@ -256,7 +259,7 @@ def _shot(rng, t, size): # (t, size, size, 3) uint8: a texture and up to seven t
         paint(img, cover(_thing(rng, x, y, t, size), soft)*rng.uniform(.5, 1), skin)
     return finish(img)
 
-# %% ../nbs/day00_start/04_toypaint.ipynb #967fbbfd
+# %% ../nbs/day00_start/04_toypaint.ipynb #fc104477
 def procedural_frames(
     n: int,           # how many frames
     seed: int = 0,    # the same seed makes the same frames

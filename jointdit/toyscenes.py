@@ -6,17 +6,17 @@ __all__ = ['FPS', 'FRAMES', 'SECONDS', 'GRAVITY', 'SPRING', 'BALL_PITCH', 'BAR_P
            'play_ball', 'strike_times', 'mallet_path', 'play_mallet', 'swells', 'swell_level', 'sample_times',
            'play_swell', 'spin', 'play_rotor']
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #56ab6569
+# %% ../nbs/day00_start/05_toyscenes.ipynb #cacbe44f
 import numpy as np
 
 from .toypaint import BARS, RADIUS, SIZE, bar_half, bar_x
 from .toysound import RATE, strike_wave, tone_wave
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #6fa51aec
+# %% ../nbs/day00_start/05_toyscenes.ipynb #e6858f8d
 FPS, FRAMES = 12, 24
 SECONDS = FRAMES/FPS  # of every clip
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #e7e142b1
+# %% ../nbs/day00_start/05_toyscenes.ipynb #01bb86ee
 def frame_moments(
     events: list = (), # dicts with "time" (s): those that happen at an instant
 ) -> np.ndarray:       # (24,) seconds
@@ -25,7 +25,7 @@ def frame_moments(
     for e in events: t[int(e["time"]*FPS)] = e["time"]
     return t
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #38bcd74e
+# %% ../nbs/day00_start/05_toyscenes.ipynb #0ad06db6
 def flashes(
     events: list, # dicts with "time" (s)
 ) -> np.ndarray:  # (24,) 1 in the frame of an event, 0.3 in the next, 0 elsewhere
@@ -36,17 +36,17 @@ def flashes(
         out[k], out[k + 1] = 1, max(out[k + 1], .3)
     return out[:FRAMES]
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #df224b34
+# %% ../nbs/day00_start/05_toyscenes.ipynb #c853c820
 def clear_of_end(times) -> bool:
     "Does nothing happen in the last tenth of a second?"
     return not any(SECONDS - .1 < t < SECONDS for t in times)
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #f3070de9
+# %% ../nbs/day00_start/05_toyscenes.ipynb #24fbb008
 GRAVITY = 240.  # pixels / s²
 SPRING = {"wood": .74, "metal": .82, "glass": .78, "rubber": .90}  # share of the speed left after a bounce
 BALL_PITCH = {"small": 784., "large": 370.}                        # Hz
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #8cef7df8
+# %% ../nbs/day00_start/05_toyscenes.ipynb #170be5eb
 def fall(rng, material):
     "One ball: (height at the first frame, launch speed, [(time of impact, speed after it)])."
     wait, height, spring = rng.uniform(.10, .78), rng.uniform(15, 17), SPRING[material] + rng.uniform(-.06, .06)
@@ -59,7 +59,7 @@ def fall(rng, material):
         t += 2*speed/GRAVITY
     return height, launch, hits
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #ef9eddba
+# %% ../nbs/day00_start/05_toyscenes.ipynb #d2929e07
 def heights(
     moments: np.ndarray, # (T,) seconds
     height: float,       # pixels above the floor at the first frame
@@ -73,7 +73,7 @@ def heights(
     dt = moments - at[i]
     return np.maximum(np.where(i == 0, height, 0) + speed[i]*dt - (speed[i] != 0)*GRAVITY/2*dt**2, 0)
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #2e5dd789
+# %% ../nbs/day00_start/05_toyscenes.ipynb #9aa491f4
 def play_ball(
     rng,              # numpy Generator
     attributes: dict, # colour, size, material
@@ -87,7 +87,7 @@ def play_ball(
     state = dict(x=np.clip(x, edge, SIZE - edge), height=heights(moments, height, launch, hits), flash=flashes(events))
     return events, state, strike_wave(events, attributes["material"]), dict(height=state["height"])
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #04b7c684
+# %% ../nbs/day00_start/05_toyscenes.ipynb #198817cd
 BAR_PITCH = dict(zip(BARS, (392.0, 523.3, 659.3, 880.0)))  # Hz
 GAPS = {"slow": (.55, .95), "fast": (.22, .45)}            # seconds between strikes
 
@@ -98,7 +98,7 @@ def strike_times(rng, tempo):
         t = np.cumsum([rng.uniform(.2, .2 + hi), *rng.uniform(lo, hi, 9)])
         if clear_of_end(t): return t[t < SECONDS]
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #d995ea0d
+# %% ../nbs/day00_start/05_toyscenes.ipynb #df1c0feb
 REST = 11.  # pixels from the top, where the mallet's head waits
 
 def mallet_path(
@@ -115,7 +115,7 @@ def mallet_path(
     stops = bar_x(np.stack([bars[:-1], bars[1:]], 1).ravel())
     return (np.interp(moments, knots, stops) if len(knots) else np.full(len(moments), bar_x(bars[0]))), y
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #36e94318
+# %% ../nbs/day00_start/05_toyscenes.ipynb #9dd97e3f
 def play_mallet(
     rng,              # numpy Generator
     attributes: dict, # colour (of the bar, or "many"), material, tempo
@@ -129,7 +129,7 @@ def play_mallet(
     hits = np.stack([flashes([e for e in events if e["bar"] == b]) for b in BARS])
     return events, dict(x=x, y=y, hits=hits), strike_wave(events, attributes["material"]), dict(x=x)
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #95bc0c73
+# %% ../nbs/day00_start/05_toyscenes.ipynb #986ee173
 LAMP_PITCH = {"circle": 294., "square": 440., "triangle": 659.}  # Hz
 HALF = {"slow": (.42, .55), "fast": (.17, .24)}                  # seconds from dark to bright
 
@@ -142,7 +142,7 @@ def swells(rng, tempo): # list of (time of the peak, seconds from dark to bright
         out.append((t + half, half))
         t += 2*half + rng.uniform(.03, .35)
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #feae8237
+# %% ../nbs/day00_start/05_toyscenes.ipynb #bd43eeca
 def swell_level(
     t: np.ndarray, # seconds
     peaks: list,   # (time of the peak, seconds from dark to bright)
@@ -150,7 +150,7 @@ def swell_level(
     "How bright, and how loud."
     return sum(.5 + .5*np.cos(np.pi*np.clip((t - p)/half, -1, 1)) for p, half in peaks)
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #574d75aa
+# %% ../nbs/day00_start/05_toyscenes.ipynb #62774a3b
 def sample_times(): return np.arange(round(SECONDS*RATE))/RATE  # (32000,) seconds
 
 def play_swell(
@@ -163,9 +163,9 @@ def play_swell(
     level, wave = swell_level(frame_moments(), peaks), tone_wave(LAMP_PITCH[shape], .7*swell_level(sample_times(), peaks), shape)
     return events, dict(level=level), wave, dict(level=level)
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #c28858c0
-SPEEDS = .12, .9  # turns / s, idle and full
-HUM = {"small": (260., 953.), "large": (130., 477.)}  # Hz at rest, and Hz more for each turn / s
+# %% ../nbs/day00_start/05_toyscenes.ipynb #b82e56ee
+SPEEDS = .1, .7  # turns / s, idle and full
+HUM = {"small": (260., 1225.), "large": (130., 613.)}  # Hz at rest, and Hz more for each turn / s
 
 def spin(rng, motion): # (turns / s at every sample, moment of the change in s)
     "A change of speed at a random moment."
@@ -174,7 +174,7 @@ def spin(rng, motion): # (turns / s at every sample, moment of the change in s)
     w = w*w*(3 - 2*w)
     return SPEEDS[0] + (SPEEDS[1] - SPEEDS[0])*(w if motion == "up" else 1 - w), start + length/2
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #f0b8d22d
+# %% ../nbs/day00_start/05_toyscenes.ipynb #aa248bf1
 def play_rotor(
     rng,              # numpy Generator
     attributes: dict, # colour, size, motion
@@ -185,8 +185,8 @@ def play_rotor(
     wave = tone_wave(pitch, (.35 + .3*speed/SPEEDS[1])*np.clip(sample_times()/.02, 0, 1), "rotor")
     k = (frame_moments()*RATE).astype(int)
     events = [dict(time=float(change), kind="ramp", pitch=float(pitch[-1]), strength=1.)]
-    return events, dict(angle=angle[k]), wave, dict(speed=speed[k], pitch=pitch[k])
+    return events, dict(angle=angle[k], sweep=speed[k]/FPS), wave, dict(speed=speed[k], pitch=pitch[k])
 
-# %% ../nbs/day00_start/05_toyscenes.ipynb #19b6fe2e
+# %% ../nbs/day00_start/05_toyscenes.ipynb #e6769d13
 PLAYS = {"ball": play_ball, "mallet": play_mallet, "swell": play_swell, "rotor": play_rotor}
 SHARP = ("bounce", "strike")  # kinds of event that have an onset; "peak" and "ramp" are smooth

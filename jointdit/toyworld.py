@@ -5,7 +5,7 @@ __all__ = ['SPEC', 'HELD_OUT', 'TEMPLATES', 'WORDS', 'VERBS', 'WORLD', 'spec', '
            'captions_of', 'ToyClip', 'make_clip', 'render_batch', 'clip_row', 'write_dataset', 'procedural_frames',
            'procedural_wave', 'FPS', 'FRAMES', 'SECONDS', 'RATE', 'SHARP', 'COLOURS', 'BARS']
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #1f9ffb2c
+# %% ../nbs/day00_start/06_toyworld.ipynb #79064edd
 import itertools, json, multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -19,25 +19,25 @@ from .toypaint import BARS, COLOURS, PAINTERS, procedural_frames
 from .toyscenes import FPS, FRAMES, PLAYS, SECONDS, SHARP
 from .toysound import RATE, procedural_wave
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #2fe34c81
+# %% ../nbs/day00_start/06_toyworld.ipynb #e9d1cc83
 _all_ = ["procedural_frames", "procedural_wave", "FPS", "FRAMES", "SECONDS", "RATE", "SHARP", "COLOURS", "BARS"]
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #71b2c707
+# %% ../nbs/day00_start/06_toyworld.ipynb #8138c54b
 SPEC = {
     "ball":   dict(colour=list(COLOURS), size=["small", "large"], material=["wood", "metal", "glass", "rubber"]),
     "mallet": dict(colour=[*BARS, "many"], material=["wood", "metal", "glass"], tempo=["slow", "fast"]),
     "swell":  dict(colour=list(COLOURS), shape=["circle", "square", "triangle"], tempo=["slow", "fast"]),
     "rotor":  dict(colour=list(COLOURS), size=["small", "large"], motion=["up", "down"])}
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #317f4f6d
+# %% ../nbs/day00_start/06_toyworld.ipynb #e8270fef
 def spec() -> dict: # scene -> attribute -> list of values
     "Every attribute of every scene, with all its values."
     return json.loads(json.dumps(SPEC))
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #e24b12b9
+# %% ../nbs/day00_start/06_toyworld.ipynb #1d5f2e14
 def _pairs(a, b, *values): return [{a: u, b: v} for u, v in values]
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #ee6ac328
+# %% ../nbs/day00_start/06_toyworld.ipynb #17b934f9
 HELD_OUT = {
     "ball": [*_pairs("colour", "material", ("red", "glass"), ("yellow", "rubber"), ("blue", "wood"), ("green", "metal")),
              dict(colour="purple", size="small")],
@@ -45,19 +45,19 @@ HELD_OUT = {
     "swell": _pairs("colour", "shape", ("red", "square"), ("blue", "triangle"), ("yellow", "circle")),
     "rotor": _pairs("colour", "size", ("green", "small"), ("purple", "large"))}
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #f23ab68e
+# %% ../nbs/day00_start/06_toyworld.ipynb #dcf9522b
 def held_out(
     scene: str,  # a key of `spec()`
 ) -> list:       # dicts of attributes; a clip that agrees with one of them is never in train
     "The combinations of attributes that training never shows."
     return [dict(h) for h in HELD_OUT[scene]]
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #2a86e3ee
+# %% ../nbs/day00_start/06_toyworld.ipynb #b9943827
 def is_held_out(scene: str, attributes: dict) -> bool:
     "Is this combination kept away from training?"
     return any(all(attributes.get(k) == v for k, v in h.items()) for h in HELD_OUT[scene])
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #d6e35f57
+# %% ../nbs/day00_start/06_toyworld.ipynb #1210ba60
 def combinations(
     scene: str,                 # a key of `spec()`
     unseen: bool | None = None, # True: only held-out ones, False: only the others, None: all
@@ -67,7 +67,7 @@ def combinations(
     full = [dict(zip(names, v)) for v in itertools.product(*values)]
     return [a for a in full if unseen is None or is_held_out(scene, a) == unseen]
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #22398e11
+# %% ../nbs/day00_start/06_toyworld.ipynb #70fe22b0
 TEMPLATES = {
     "ball": ["a {size} {colour} {made} ball bounces", "a {size} {colour} ball made of {material} bounces on the floor",
              "a bouncing {size} {made} ball, {colour}", "{size} {colour} {made} ball bouncing"],
@@ -80,11 +80,11 @@ TEMPLATES = {
               "{tempo} swelling light and tone, a {colour} {shape}"],
     "rotor": ["a {size} {colour} rotor {verb}", "a {colour} rotor, {size}, {verb}", "a {size} {colour} propeller {verb}"]}
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #0265ed58
+# %% ../nbs/day00_start/06_toyworld.ipynb #833d7351
 WORDS = dict(made={"wood": "wooden"}, pace={"slow": "slowly", "fast": "quickly"})
 VERBS = {"up": ["speeds up", "spins up"], "down": ["slows down", "spins down"]}
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #3be41985
+# %% ../nbs/day00_start/06_toyworld.ipynb #cdb48d06
 def captions_of(
     scene: str,       # a key of `spec()`
     attributes: dict, # a value for each of its attributes
@@ -95,7 +95,7 @@ def captions_of(
     kind = "many" if a["colour"] == "many" else scene
     return [w.format(**a, verb=v) for w in TEMPLATES[kind] for v in VERBS.get(a.get("motion"), [""])]
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #46674b57
+# %% ../nbs/day00_start/06_toyworld.ipynb #f35f4c39
 @dataclass
 class ToyClip:
     "Two seconds of the toy world, with everything that is known about them."
@@ -108,7 +108,7 @@ class ToyClip:
     attributes: dict     # a value for each attribute of the scene
     curves: dict = field(default_factory=dict)  # name -> (24,) one value for each frame
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #889e9a7a
+# %% ../nbs/day00_start/06_toyworld.ipynb #96afc761
 def _check(scene, attributes, split):
     "Raise SettingsError for a request that nothing can meet."
     if split not in ("train", "val", "test"): raise SettingsError(f"split: {split!r} is none of train, val, test.")
@@ -118,7 +118,7 @@ def _check(scene, attributes, split):
         if v not in known:
             raise SettingsError(f"{k}: {v!r} is not a value of {scene or 'any scene'}; expected {', '.join(sorted(known)) or 'another attribute'}.")
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #e026be3d
+# %% ../nbs/day00_start/06_toyworld.ipynb #7ba36466
 def _choose(rng, scene, attributes, split):
     "A scene and a full set of attributes that this split may show."
     def fits(s, unseen): return [a for a in combinations(s, unseen) if attributes.items() <= a.items()]
@@ -130,7 +130,7 @@ def _choose(rng, scene, attributes, split):
     pool = next(p for u in sorts if (p := fits(scene, u)))
     return scene, pool[rng.integers(len(pool))]
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #a198ffd3
+# %% ../nbs/day00_start/06_toyworld.ipynb #511f0558
 def make_clip(
     seed: int | str,                 # the same seed makes the same clip
     scene: str | None = None,        # a key of `spec()`; None draws one
@@ -146,7 +146,7 @@ def make_clip(
     wave *= min(1, .85/max(np.abs(wave).max(), 1e-6))
     return ToyClip(PAINTERS[scene](state, a), wave, said[rng.integers(len(said))], said, events, scene, a, curves)
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #0a316982
+# %% ../nbs/day00_start/06_toyworld.ipynb #b733e7ee
 def render_batch(
     seeds,            # one seed for each clip
     scene=None,       # as in `make_clip`
@@ -157,20 +157,20 @@ def render_batch(
     clips = [make_clip(s, scene, attributes, split) for s in seeds]
     return np.stack([c.frames for c in clips]), np.stack([c.wave for c in clips]), clips
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #f056aafe
+# %% ../nbs/day00_start/06_toyworld.ipynb #21c7cac9
 def _plain(o): # numpy numbers and arrays as JSON has them, 6 digits
     if isinstance(o, dict): return {k: _plain(v) for k, v in o.items()}
     if isinstance(o, (list, tuple, np.ndarray)): return [_plain(v) for v in o]
     if isinstance(o, np.generic): o = o.item()      # JSON knows nothing of numpy's own numbers
     return round(o, 6) if isinstance(o, float) else o
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #89ff6f60
+# %% ../nbs/day00_start/06_toyworld.ipynb #17b517f5
 def clip_row(clip: ToyClip, name: str) -> dict:
     "The clip's line of `metadata.jsonl`; its video is name.mp4 beside it."
     row = {k: v for k, v in asdict(clip).items() if k not in ("frames", "wave")}
     return _plain(dict(id=name, video=f"{name}.mp4", **row, held_out=is_held_out(clip.scene, clip.attributes)))
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #a6d530e4
+# %% ../nbs/day00_start/06_toyworld.ipynb #49e8d553
 def _write_clip(i, folder, split, seed, write_video):
     "Make clip number i, write its file unless it is there, and return its row."
     name = f"{split}_{i:06d}"
@@ -178,7 +178,7 @@ def _write_clip(i, folder, split, seed, write_video):
     if not path.exists(): write_video(path, clip.frames, FPS, wave=clip.wave, sample_rate=RATE)
     return clip_row(clip, name)
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #5289d539
+# %% ../nbs/day00_start/06_toyworld.ipynb #f02c05c0
 def _rows(n, folder, split, seed, write_video, workers):
     "Rows of all clips of a split, in order, with a progress bar."
     job = partial(_write_clip, folder=folder, split=split, seed=seed, write_video=write_video)
@@ -189,10 +189,10 @@ def _rows(n, folder, split, seed, write_video, workers):
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #79034a74
-WORLD = 2  # counts up whenever a seed would give another clip
+# %% ../nbs/day00_start/06_toyworld.ipynb #3e820f77
+WORLD = 3  # counts up whenever a seed would give another clip
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #2b5b9dcc
+# %% ../nbs/day00_start/06_toyworld.ipynb #f547d746
 def _claim(folder, seed):
     "Make the folder ours, or say why it cannot be."
     recipe, found = dict(world=WORLD, seed=seed), folder/"recipe.json"
@@ -200,7 +200,7 @@ def _claim(folder, seed):
     elif (old := load_json(found)) != recipe:
         raise JointDiTError(f"{folder} holds toy clips of another recipe ({old}, asked for {recipe}): choose another folder, or delete it.")
 
-# %% ../nbs/day00_start/06_toyworld.ipynb #4939ba56
+# %% ../nbs/day00_start/06_toyworld.ipynb #0e6a7285
 def write_dataset(
     folder,               # where to: folder/{train,val,test}/*.mp4 and metadata.jsonl
     n_train: int,         # clips of the train split

@@ -4,7 +4,7 @@
 __all__ = ['TOY_CLIP', 'CLIP_HOME', 'MIRRORED', 'ClipSettings', 'weights_at', 'valid_pairs', 'check_pair', 'weight_files',
            'offline_if_unreachable', 'load_clip', 'CLIPCondEncoder', 'squared']
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #afef9180
+# %% ../../nbs/day01_assets/04_clip.ipynb #07766a1a
 import os
 import socket
 from contextlib import contextmanager
@@ -20,12 +20,12 @@ from .video_codec import fingerprint
 from ..core import AssetError, Context, toy_path
 from ..settings import Strict
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #d0f7bfd1
+# %% ../../nbs/day01_assets/04_clip.ipynb #aad485c8
 TOY_CLIP = ("toy-ViT-8", "toy:clip")
 CLIP_HOME = "assets/models/clip"
 MIRRORED = {("ViT-B-16", "openai"), ("ViT-H-14", "laion2b_s32b_b79k")}  # pairs that `make assets` fetches
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #d8f7b873
+# %% ../../nbs/day01_assets/04_clip.ipynb #0a4544ae
 class ClipSettings(Strict):
     "The `clip:` block of the caching and inference YAML."
     enabled: bool = Field(True, description="encode text and images with CLIP; false: train and sample without")
@@ -47,7 +47,7 @@ class ClipSettings(Strict):
             if data.setdefault(new, value) != value: raise ValueError(f"{old} and {new} are the same setting; give one.")
         return data
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #883deae6
+# %% ../../nbs/day01_assets/04_clip.ipynb #32e66e36
 def weights_at(pretrained) -> Path | None:
     "The local folder or file that `pretrained` names, or None when it is a tag."
     text, path = str(pretrained), Path(toy_path(pretrained))
@@ -57,14 +57,14 @@ def weights_at(pretrained) -> Path | None:
         raise AssetError(f"CLIP weights {text!r} do not exist (looked at {path}). Give a folder with open_clip_config.json "
                          "and open_clip_model.safetensors, a weight file, or a tag such as openai.")
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #2804533c
+# %% ../../nbs/day01_assets/04_clip.ipynb #ea46c1e6
 def valid_pairs(variant) -> str:
     "The published weights of one architecture, and the toy pair, in words."
     import open_clip
     tags = open_clip.list_pretrained_tags_by_model(variant) if variant != TOY_CLIP[0] else []
     return ", ".join([f"({variant}, {t})" for t in tags] + ["({}, {})".format(*TOY_CLIP), f"({variant}, a local folder or file)"])
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #256a9d04
+# %% ../../nbs/day01_assets/04_clip.ipynb #3f39a3b6
 def check_pair(
     variant,     # architecture name
     pretrained,  # tag, path or toy:clip
@@ -82,7 +82,7 @@ def check_pair(
     if weights_at(pretrained) is None and pretrained not in open_clip.list_pretrained_tags_by_model(variant):
         raise AssetError(f"{variant} has no weights tagged {pretrained!r}; valid: {valid_pairs(variant)}.")
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #480ef7dd
+# %% ../../nbs/day01_assets/04_clip.ipynb #89019e44
 def weight_files(variant, pretrained):
     "(folder or None, files): a folder with its own open_clip config, or weights alone; no files for a tag that open_clip must fetch."
     from open_clip.factory import _find_checkpoint_in_dir as find
@@ -94,7 +94,7 @@ def weight_files(variant, pretrained):
     whole = path.is_dir() and (path / "open_clip_config.json").is_file()
     return (path, [path / "open_clip_config.json", *files]) if whole else (None, files)
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #3468665b
+# %% ../../nbs/day01_assets/04_clip.ipynb #4af50c44
 @contextmanager
 def offline_if_unreachable(host="huggingface.co", seconds=3.):
     "Within this context a hub that cannot be reached is not asked; files that it gave us before are still found."
@@ -106,7 +106,7 @@ def offline_if_unreachable(host="huggingface.co", seconds=3.):
     try: yield
     finally: constants.HF_HUB_OFFLINE = before
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #63f27f52
+# %% ../../nbs/day01_assets/04_clip.ipynb #8a939a15
 def load_clip(variant, pretrained, device="cpu"):
     "An open_clip model, its tokenizer and fingerprint. Raises AssetError."
     import open_clip
@@ -123,17 +123,18 @@ def load_clip(variant, pretrained, device="cpu"):
                          f"PROFILE=clip` does it); or set clip.enabled: false.") from None
     return model.eval().requires_grad_(False), tokenizer, fingerprint(*files) if files else f"{variant}:{pretrained}"
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #d71e5843
+# %% ../../nbs/day01_assets/04_clip.ipynb #10bf5e3c
 class CLIPCondEncoder:
-    "Texts and images to `Context`: a normalised pooled vector, and one vector a token, in one shared space."
+    "Texts and images to `Context`: a normalised pooled vector, and one vector a token, of one width."
     def __init__(self, variant=TOY_CLIP[0], pretrained=TOY_CLIP[1], device="cpu"):
         self.model, self.tokenizer, self.fingerprint = load_clip(variant, pretrained, device)
+        self.fingerprint += "+words"                    # caches made before tokens carried their words are not mixed with these
         self.variant, self.pretrained, self.device = variant, pretrained, torch.device(device)
         self.context_length = self.tokenizer.context_length
         proj = self.model.text_projection
         self.dim = proj.out_features if hasattr(proj, "out_features") else proj.shape[1]
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #7334537c
+# %% ../../nbs/day01_assets/04_clip.ipynb #abc1bdf5
 @patch
 def tokenize(self: CLIPCondEncoder,
     texts,  # list of prompts
@@ -145,23 +146,39 @@ def tokenize(self: CLIPCondEncoder,
             raise AssetError(f"the prompt has {n} tokens, {self.variant} takes {self.context_length}: {t[:60]!r}... Shorten it.")
     return self.tokenizer(list(texts)).to(self.device)
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #f99f83df
+# %% ../../nbs/day01_assets/04_clip.ipynb #a8c70081
+@patch
+@torch.no_grad()
+def hidden(self: CLIPCondEncoder,
+    ids,  # (B, context_length) from `tokenize`
+):        # (B, context_length, width), before the projection into the shared space
+    "What the text tower makes of each token in its place."
+    m = self.model
+    x = m.token_embedding(ids) + m.positional_embedding
+    return m.ln_final(m.transformer(x, attn_mask=m.attn_mask))
+
+@patch
+def project(self: CLIPCondEncoder, x): # (..., width) -> (..., dim)
+    "Into the space that texts and images share."
+    p = self.model.text_projection
+    return p(x) if callable(p) else x @ p
+
+# %% ../../nbs/day01_assets/04_clip.ipynb #180fe6c5
 @patch
 @torch.no_grad()
 def text(self: CLIPCondEncoder,
     texts,  # list of prompts; "" is legal
 ):          # Context: pooled (B, D), tokens (B, context_length, D), mask True up to the end token
-    "Texts to conditions. Raises AssetError for a prompt that is too long."
-    ids, m = self.tokenize([texts] if isinstance(texts, str) else texts), self.model
-    x = m.token_embedding(ids) + m.positional_embedding
-    x = m.ln_final(m.transformer(x, attn_mask=m.attn_mask))
-    tokens = m.text_projection(x) if callable(m.text_projection) else x @ m.text_projection
-    end = ids.argmax(-1)
-    pooled = F.normalize(tokens[torch.arange(len(ids), device=ids.device), end].float(), dim=-1)
+    "Texts to conditions; a token is its word plus what the sentence makes of it. Raises AssetError for a prompt that is too long."
+    ids = self.tokenize([texts] if isinstance(texts, str) else texts)
+    x, words, end = self.hidden(ids), self.model.token_embedding(ids), ids.argmax(-1)
+    pooled = F.normalize(self.project(x[torch.arange(len(ids), device=ids.device), end]).float(), dim=-1)
+    if x.shape[-1] != self.dim: x, words = self.project(x), self.project(words)   # one width for tokens and pooled vectors
+    unit = lambda x: F.layer_norm(x.float(), x.shape[-1:])
     mask = torch.arange(ids.shape[1], device=ids.device)[None] <= end[:, None]
-    return Context(pooled, tokens.float(), mask)
+    return Context(pooled, unit(x) + unit(words), mask)
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #5d893a36
+# %% ../../nbs/day01_assets/04_clip.ipynb #2b47c662
 def squared(x, size, mode="bicubic"):
     "Pictures (B, 3, H, W) in 0 ... 1: short side to `size`, then the middle square."
     h, w = (max(size, round(s * size / min(x.shape[2:]))) for s in x.shape[2:])
@@ -170,7 +187,7 @@ def squared(x, size, mode="bicubic"):
     top, left = (h - size) // 2, (w - size) // 2
     return x[:, :, top:top + size, left:left + size]
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #95bca5c2
+# %% ../../nbs/day01_assets/04_clip.ipynb #947c5630
 @patch
 def preprocess(self: CLIPCondEncoder,
     frames,  # (B, H, W, 3) uint8
@@ -184,7 +201,7 @@ def preprocess(self: CLIPCondEncoder,
     mean, std = (torch.tensor(cfg[k], device=self.device)[:, None, None] for k in ("mean", "std"))
     return (squared(x.to(self.device).permute(0, 3, 1, 2).float() / 255, size, cfg["interpolation"]) - mean) / std
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #64905954
+# %% ../../nbs/day01_assets/04_clip.ipynb #dd78a2d4
 @patch
 @torch.no_grad()
 def image(self: CLIPCondEncoder,
