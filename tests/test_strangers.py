@@ -8,7 +8,7 @@ from safetensors import safe_open
 from jointdit.core import AssetError, CheckpointError, load_json
 from jointdit.model.joint import JointDiT
 from jointdit.proof import strangers
-from jointdit.proof.strangers import ACTS, CONFIGS, RUNS, act, export_experts, measure_acts, share_of_real
+from jointdit.proof.strangers import ACTS, CONFIGS, LIMIT, RUNS, act, export_experts, measure_acts, share_of_real, ship
 from jointdit.train.checkpoint import load_model, read_info
 from jointdit.train.trainer import train
 from train_helpers import CLOCK, make_cache, tiny_settings
@@ -92,6 +92,55 @@ def test_stage_a_of_one_pair_refuses_another_pair(acts, place, tmp_path):
 def test_a_second_call_goes_on(acts):
     more = act("tune", FEW | {"max_steps": 3})
     assert read_info(more.checkpoint).step == 3 and read_info(acts["tune"].checkpoint).step == 2
+
+
+def fake_report(path, join):
+    from jointdit.core import file_hash, save_json
+    row = dict(sync_f1=.7, sync_f1_chance=.2, captions_right=.5, clips=8, steps=3)
+    save_json(path, {"real": dict(sync_f1=.9, sync_correlation=1., clips=8), "alone": row, "join": row | dict(hash=file_hash(join)[:16], checkpoint="/somewhere/else")})
+    return path
+
+
+def test_what_is_given_away_stands_by_itself(acts, place, tmp_path, monkeypatch):
+    "Experts byte for byte, joint blocks bit for bit, a card; no place of this machine."
+    monkeypatch.setattr(strangers, "SHIPPED", str(tmp_path/"out"))
+    path = acts["join"].checkpoint.parent/"ckpt_step_000002.safetensors"
+    made = ship(report=fake_report(tmp_path/"report.json", path))
+    assert made == tmp_path/"out/model.safetensors" and sum(f.stat().st_size for f in made.parent.rglob("*")) < LIMIT
+    for f in (place/"data/toy_experts").rglob("*.*"): assert (made.parent/f.relative_to(place/"data/toy_experts")).read_bytes() == f.read_bytes()
+    (given, info), (kept, _) = load_model(made), load_model(path)
+    assert all(torch.equal(x, y) for x, y in zip(given.state_dict().values(), kept.state_dict().values()))
+    card = load_json(made.with_name("card.json"))
+    assert card["experts"]["video"] == info.model["expert_v"]["hash"] and card["measured"]["join"]["share_of_real_f1"] == pytest.approx(5/7)
+    assert [r["command"].split()[-1] for r in card["runs"].values()] == list(ACTS) and card["runs"]["join"]["changed"]["max_steps"] == 2
+    said = (made.with_name("card.json")).read_text() + str(info.settings)
+    assert "/somewhere" not in said and str(place) not in said and info.settings["data"]["cache_dir"] == "data/toy_joint_cache"
+    assert strangers.shipped_strangers()[0] == made
+
+
+def test_nothing_is_given_away_that_was_not_measured_or_is_too_large(acts, place, tmp_path):
+    path = acts["join"].checkpoint.parent/"ckpt_step_000002.safetensors"
+    give = lambda **more: ship(out=tmp_path/"out", **more)
+    with pytest.raises(CheckpointError, match="says nothing about .*measure"): give(report=tmp_path/"none.json")
+    with pytest.raises(CheckpointError, match="says nothing about"): give(report=fake_report(tmp_path/"other.json", path.with_suffix(".pt")))
+    size = sum(f.stat().st_size for f in (place/"data/toy_experts").rglob("*") if f.is_file())
+    for limit, why in ((size - 1, "experts alone have .* may be given away"), (size + 1000, "may be given away")):
+        with pytest.raises(CheckpointError, match=why): give(report=fake_report(tmp_path/"report.json", path), limit=limit)
+    with pytest.raises(CheckpointError, match="no ckpt_step"): (tmp_path/RUNS["join"]).mkdir(); give(root=tmp_path)
+    assert not (tmp_path/"out").exists()
+
+
+@pytest.mark.skipif(strangers.shipped_strangers() is None, reason="this package comes without joined strangers")
+def test_the_shipped_strangers_load_and_sample():
+    from jointdit.proof.generate import load_bench
+    from jointdit.proof.plan import Batch, Part, ProofSettings, proof_clip
+    from jointdit.sample.guidance import Guidance
+    path, card = strangers.shipped_strangers()
+    assert sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file()) < LIMIT and card["measured"]["real"]
+    bench = load_bench(ProofSettings(ckpt="toy:experts/model.safetensors", runtime=dict(device="cpu", dtype="fp32")), say=lambda line: None)
+    b = Batch(Part("try", "text", 1, "text", Guidance(), steps=2), 0, 1)
+    v, a, _ = bench.walk(b, [proof_clip(0, 0)])
+    assert v.shape == (1, 24, 8, 8, 8) and a.shape == (1, 8, 50, 16) and v.isfinite().all() and a.isfinite().all()
 
 
 def test_a_native_model_has_nothing_to_publish(tmp_path):

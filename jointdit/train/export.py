@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['halved', 'export_checkpoint']
 
-# %% ../../nbs/day07_stage_b/01_export.ipynb #d11a29b2
+# %% ../../nbs/day07_stage_b/01_export.ipynb #b8544310
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from ..core import CheckpointError, file_hash, save_json, write_atomic
 from .checkpoint import header_text, read_weights
 
-# %% ../../nbs/day07_stage_b/01_export.ipynb #6f9aa71a
+# %% ../../nbs/day07_stage_b/01_export.ipynb #c4f17e75
 def halved(weights: dict) -> dict:  # name -> tensor
     "Matrices in fp16, vectors as they are. Raises CheckpointError for a matrix that does not fit into fp16."
     out = {}
@@ -19,21 +19,23 @@ def halved(weights: dict) -> dict:  # name -> tensor
         if not torch.allclose(out[name].to(x), x, rtol=2e-3, atol=1e-4): raise CheckpointError(f"{name}: its numbers do not fit into fp16")
     return out
 
-# %% ../../nbs/day07_stage_b/01_export.ipynb #5f93935c
+# %% ../../nbs/day07_stage_b/01_export.ipynb #affeda89
 def export_checkpoint(
     ckpt,               # .pt, .safetensors, or a folder of a run
     out,                # folder: model.safetensors and card.json
     card: dict,         # what people should know: command, minutes, measured figures
     settings=None,      # settings to write instead of those of the run
     limit=20_000_000,   # bytes that the file may have
+    model=None,         # ModelSettings (dict) to write instead, where experts lie elsewhere
+    half=True,          # matrices in fp16
 ) -> Path:
-    "Write the averaged weights, matrices in fp16, with a card. Raises CheckpointError if the file is too large."
+    "Write the averaged weights with a card. Raises CheckpointError if the file is too large."
     info, weights = read_weights(ckpt)
-    small, out = {k: v.contiguous() for k, v in halved(weights).items()}, Path(out)
+    small, out = {k: v.contiguous() for k, v in (halved(weights) if half else weights).items()}, Path(out)
     size = sum(x.numel() * x.element_size() for x in small.values())
-    if size > limit: raise CheckpointError(f"{ckpt}: {size / 1e6:.1f} MB in half precision, at most {limit / 1e6:.0f} MB may be given away")
+    if size > limit: raise CheckpointError(f"{ckpt}: {size / 1e6:.1f} MB{' in half precision' * half}, at most {limit / 1e6:.0f} MB may be given away")
     out.mkdir(parents=True, exist_ok=True)
-    text = header_text(info.stage, info.step, info.model, info.knobs, info.data, settings or info.settings)
+    text = header_text(info.stage, info.step, model or info.model, info.knobs, info.data, settings or info.settings)
     write_atomic(out/"model.safetensors", lambda p: save_file(small, p, metadata={"jointdit": text}))
     save_json(out/"card.json", dict(stage=info.stage, step=info.step, parameters=sum(x.numel() for x in small.values()),
                                     bytes=(out/"model.safetensors").stat().st_size, sha256=file_hash(out/"model.safetensors"), **card))

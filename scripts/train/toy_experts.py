@@ -1,4 +1,4 @@
-"""Two small published-class U-Nets, trained apart on the toy world, then joined: alone, join, tune, measure. Every act goes on where it was stopped."""
+"""Two small published-class U-Nets, trained apart on the toy world, then joined: alone, join, tune, measure, ship. Every act goes on where it was stopped."""
 from enum import Enum
 from typing import Annotated, Optional
 
@@ -10,24 +10,28 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class Act(str, Enum):
-    alone, join, tune, measure = "alone", "join", "tune", "measure"
+    alone, join, tune, measure, ship = "alone", "join", "tune", "measure", "ship"
 
 
 @app.command()
 def main(
-    what: Annotated[Act, typer.Argument(help="alone: both experts, strangers (about 50 min on a core); join: joint blocks only (40 min); tune: Stage B (25 min); measure: sync of all")],
+    what: Annotated[Act, typer.Argument(help="alone: both experts, strangers (about 50 min on a core); join: joint blocks only (40 min); tune: Stage B (25 min); measure: sync of all; ship: into the package")],
     cache: Annotated[Optional[str], typer.Option(help="latent cache of toy clips")] = None,
     max_steps: Annotated[Optional[int], typer.Option(help="optimiser steps")] = None,
     max_minutes: Annotated[Optional[float], typer.Option(help="stop after so many minutes")] = None,
     clips: Annotated[int, typer.Option(help="clips to measure")] = 64,
+    root: Annotated[str, typer.Option(help="folder of all runs")] = "checkpoints",
+    logs: Annotated[str, typer.Option(help="folder of all logs")] = "logs",
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="any other setting (may be repeated)")] = None,
 ):
     "Settings: configs/toy_experts/*.yaml. Experts go to data/toy_experts, the report to outputs/toy_experts/report.json."
     from common import sync_on_the_way
     with user_errors():
-        from jointdit.proof.strangers import act, measure_acts
-        if what is Act.measure: measure_acts(n=clips); return
-        act(what.value, {"data.cache_dir": cache, "max_steps": max_steps, "max_minutes": max_minutes}, set_ or [], [sync_on_the_way] if what is not Act.alone else [])
+        from jointdit.proof.strangers import act, measure_acts, ship
+        if what is Act.measure: measure_acts(root, n=clips); return
+        if what is Act.ship: print(f"wrote {ship(root, logs)}, its card and both experts"); return
+        places = {"output.ckpt_root": root, "output.log_root": logs, "data.cache_dir": cache}
+        act(what.value, places | {"max_steps": max_steps, "max_minutes": max_minutes}, set_ or [], [sync_on_the_way] if what is not Act.alone else [])
 
 
 if __name__ == "__main__":
