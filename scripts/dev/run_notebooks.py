@@ -14,6 +14,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from warm_kernels import warm_kernels
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -77,7 +79,7 @@ def main() -> int:
     notebooks = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
     notebooks = [p for p in notebooks if not args.only or any(w in str(p) for w in args.only)]
     before, failed, start = git_state(), [], time.time()
-    with ProcessPoolExecutor(args.workers) as pool:         # processes: papermill changes the working folder of its own
+    with warm_kernels(), ProcessPoolExecutor(args.workers) as pool:         # processes: papermill changes the working folder of its own
         done = {pool.submit(attempt, p, wanted): str(p.relative_to(ROOT)) for p in notebooks}
         for i, future in enumerate(as_completed(done), 1):
             seconds, error = future.result()
