@@ -118,6 +118,18 @@ def test_what_is_given_away_stands_by_itself(acts, place, tmp_path, monkeypatch)
     assert strangers.shipped_strangers()[0] == made
 
 
+def test_a_card_is_drawn_and_said_as_it_is():
+    row = dict(sync_f1=.7, sync_f1_chance=.2, sync_correlation=None, captions_right=.5)
+    card = dict(measured=dict(real=dict(sync_f1=.9, sync_correlation=1.), alone=row | dict(sync_f1=.2, captions_right=.6), join=row | dict(share_of_real_f1=5/7), tune=row | dict(sync_f1=.8)),
+                runs=dict(join=dict(steps=9, curve=[dict(step=3, heldout_v=.1), dict(step=4, sync_f1=.3, sync_f1_chance=.2)]), tune=dict(steps=2, curve=[])))
+    said = strangers.strangers_words(card)
+    for words in ("join: events (F1) 0.78 of real clips, which misses the goal of 0.80; 0.71 of the way from chance", "tune: events (F1) 0.89 of real clips, which reaches the goal",
+                  "join: captions right 0.50, by the strangers alone 0.60"): assert words in said
+    fig = strangers.strangers_chart(card)
+    assert len(fig.axes) == 2 and [t.get_text() for t in fig.axes[1].get_xticklabels()] == ["alone", "join", "tune", "real"]
+    strangers.strangers_chart(dict(measured=dict(real=dict(sync_f1=.9)), runs={}))
+
+
 def test_nothing_is_given_away_that_was_not_measured_or_is_too_large(acts, place, tmp_path):
     path = acts["join"].checkpoint.parent/"ckpt_step_000002.safetensors"
     give = lambda **more: ship(out=tmp_path/"out", **more)

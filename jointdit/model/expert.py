@@ -3,13 +3,12 @@
 # %% auto #0
 __all__ = ['WHEN', 'PARTS', 'NativeBlock', 'NativeExpert', 'ExpertState', 'ModelSettings']
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #01abee3a
+# %% ../../nbs/day03_experts/03_expert.ipynb #165b805e
 import math
 from dataclasses import dataclass, replace
 import torch
 from torch import nn
 from fastcore.basics import patch
-from ..core import ModelError
 from ..timeline import Timeline
 from .layers import MIXERS, FeedForward, ModelSettings, NormModulate, grouped, patchify, repeat_to, time_features, unpatchify, zero_linear
 from .positions import STREAMS, VIDEO, Layout, stream_layout
@@ -17,17 +16,17 @@ from .protocol import Expert
 
 _all_ = ["ModelSettings"]
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #c3d0b877
+# %% ../../nbs/day03_experts/03_expert.ipynb #b6706302
 class NativeBlock(nn.Module):
     "A local mixer before the streams meet, a feed-forward after."
     def __init__(self, width, ratio, cond_width, mixer):
         super().__init__()
         self.mixer, self.feed = MIXERS[mixer](width), FeedForward(width, ratio, cond_width)
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #60ebfdee
+# %% ../../nbs/day03_experts/03_expert.ipynb #891a82b9
 WHEN = 32  # features of a latent's noise time at the inlet
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #c704d700
+# %% ../../nbs/day03_experts/03_expert.ipynb #5a76e636
 class NativeExpert(Expert):
     "One stream's denoiser: `begin`, then `step`, `tokens`, `add` for each block, then `finish`."
     def __init__(self, name: str, settings: ModelSettings):
@@ -41,29 +40,7 @@ class NativeExpert(Expert):
         self.out_mod, self.outlet = zero_linear(c, 2 * w), zero_linear(w, features)
         for k, start in (("mean", 0.), ("std", 1.)): self.register_buffer(k, torch.full((self.channels,), start))
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #a2101c36
-@patch
-def set_statistics(self: NativeExpert, mean, std):
-    "Freezes per-channel statistics (C,). Raises ModelError if they do not fit."
-    mean, std = (torch.as_tensor(s).detach().float().flatten() for s in (mean, std))
-    if len(mean) != self.channels or len(std) != self.channels:
-        raise ModelError(f"{self.name} statistics: expected {self.channels} channels, got mean {len(mean)}, std {len(std)}")
-    if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
-        raise ModelError(f"{self.name} statistics: expected finite means and std above 0, got {mean.tolist()} and {std.tolist()}")
-    self.mean.copy_(mean); self.std.copy_(std)
-
-# %% ../../nbs/day03_experts/03_expert.ipynb #e0f84f97
-@patch
-def normalize(self: NativeExpert, x):
-    "Raw codec latents, (B, T, C, H, W) or (B, C, L, F), to mean 0 and spread 1."
-    return (x - self.mean.view(-1, 1, 1).to(x)) / self.std.view(-1, 1, 1).to(x)
-
-@patch
-def denormalize(self: NativeExpert, x):
-    "Back to what the codec decodes."
-    return x * self.std.view(-1, 1, 1).to(x) + self.mean.view(-1, 1, 1).to(x)
-
-# %% ../../nbs/day03_experts/03_expert.ipynb #ae9ada79
+# %% ../../nbs/day03_experts/03_expert.ipynb #4da7e51f
 @patch
 def time_map(
     self: NativeExpert,
@@ -74,38 +51,27 @@ def time_map(
     s = min(max(math.sqrt(n_tokens / self.settings.shift_tokens), 1.), self.settings.shift_cap)
     return s * u / (1 + (s - 1) * u)
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #279e5a48
-@patch
-def check(self: NativeExpert, x, t):
-    "Raises ModelError, naming expected and got, for latents x or noise times t of a wrong shape."
-    axis, what = (2, "(B, T, C, H, W)") if self.kind == VIDEO else (1, "(B, C, L, F)")
-    if not torch.is_tensor(x) or x.ndim != len(what.split(",")) or x.shape[axis] != self.channels:
-        raise ModelError(f"{self.name} latents: expected {what} with C = {self.channels}, got {tuple(getattr(x, 'shape', ())) or x!r}")
-    n = x.shape[1 if self.kind == VIDEO else 2]
-    if not torch.is_tensor(t) or t.shape not in ((len(x),), (len(x), n)):
-        raise ModelError(f"{self.name} noise times: expected ({len(x)},) or ({len(x)}, {n}), got {tuple(t.shape) if torch.is_tensor(t) else t!r}")
-
-# %% ../../nbs/day03_experts/03_expert.ipynb #ec5e93c2
+# %% ../../nbs/day03_experts/03_expert.ipynb #9379caa7
 @patch
 def _grid(self: NativeExpert, x):
     "Either stream as (B, T, C, rows, columns)."
     return x if self.kind == VIDEO else x.permute(0, 2, 1, 3)[..., None]
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #4964d254
+# %% ../../nbs/day03_experts/03_expert.ipynb #45691d30
 @patch
 def layout(self: NativeExpert, x, clock: Timeline) -> Layout:
     "Where the tokens of latents x lie under a clock."
     T, _, H, W = self._grid(x).shape[1:]
     return stream_layout(clock, self.kind, (T, H, W), self.patch)
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #f8e865c5
+# %% ../../nbs/day03_experts/03_expert.ipynb #39b5be0d
 @patch
 def token_times(self: NativeExpert, t):  # (B,) or one time per latent, (B, T)
     "(B, K, p): the noise times within each step of the token grid; K = 1 if a sample has one time."
     if t.ndim == 1: return t[:, None, None].expand(-1, 1, self.patch[0])
     return repeat_to(t, 1, self.patch[0]).reshape(len(t), -1, self.patch[0])
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #0cd61827
+# %% ../../nbs/day03_experts/03_expert.ipynb #453b07e6
 @dataclass
 class ExpertState:
     "What a native expert carries from block to block; nobody else looks inside."
@@ -115,7 +81,7 @@ class ExpertState:
     shape: tuple      # (T, C, rows, columns) of the latents
     memory: tuple     # one state for each block's mixer
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #901af6a6
+# %% ../../nbs/day03_experts/03_expert.ipynb #2f0d25cd
 @patch
 def begin(
     self: NativeExpert,
@@ -131,7 +97,7 @@ def begin(
     y = (y + told).flatten(1, 2)
     return ExpertState(y, cond.vec[self.name], layout, tuple(g.shape[1:]), (None,) * len(self.blocks))
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #ff00a049
+# %% ../../nbs/day03_experts/03_expert.ipynb #5318ff41
 @patch
 def step(self: NativeExpert, i: int, state: ExpertState) -> ExpertState:
     "On to the i-th meeting of the streams: the feed-forward of the block before it, then this block's local mixer."
@@ -139,7 +105,7 @@ def step(self: NativeExpert, i: int, state: ExpertState) -> ExpertState:
     x, m = self.blocks[i].mixer.mix(x, state.layout, state.memory[i])
     return replace(state, x=x, memory=(*state.memory[:i], m, *state.memory[i + 1:]))
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #dc54a666
+# %% ../../nbs/day03_experts/03_expert.ipynb #be02756c
 @patch
 def tokens(self: NativeExpert, state: ExpertState) -> tuple:
     "The tokens (B, N, D) that the streams may see, and their layout."
@@ -150,7 +116,7 @@ def add(self: NativeExpert, state: ExpertState, delta) -> ExpertState:
     "Takes in what the meeting brought."
     return replace(state, x=state.x + delta)
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #58aac4eb
+# %% ../../nbs/day03_experts/03_expert.ipynb #a7da6b49
 @patch
 def finish(self: NativeExpert, state: ExpertState) -> torch.Tensor:
     "The last feed-forward, and tokens to a velocity (fp32) of the latents' shape."
@@ -159,7 +125,7 @@ def finish(self: NativeExpert, state: ExpertState) -> torch.Tensor:
     y = unpatchify(y, self.patch, state.shape)
     return y if self.kind == VIDEO else y[..., 0].permute(0, 2, 1, 3)
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #836f6cfd
+# %% ../../nbs/day03_experts/03_expert.ipynb #1fb57703
 @patch
 def flops(self: NativeExpert, n: int) -> int:
     "Floating-point operations of the matrix products of one sample's forward pass, n tokens, one noise time."
@@ -168,7 +134,7 @@ def flops(self: NativeExpert, n: int) -> int:
     block = 2 * n * (feed.up.weight.numel() + feed.down.weight.numel()) + 2 * c * 3 * w
     return 2 * n * f * w * 2 + 2 * self.when.weight.numel() + 2 * c * 2 * w + len(self.blocks) * block
 
-# %% ../../nbs/day03_experts/03_expert.ipynb #02275587
+# %% ../../nbs/day03_experts/03_expert.ipynb #4d1dc8e5
 PARTS = dict(inlet="in", when="in", blocks="blocks", out_mod="out", outlet="out")
 
 @patch

@@ -3,17 +3,20 @@
 # %% auto #0
 __all__ = ['Expert', 'Cut', 'ExpertSettings']
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #7af0ad74
+# %% ../../nbs/day03_experts/02_protocol.ipynb #ab8dd6b0
 from typing import Literal
+import torch
 from torch import nn
 from fastcore.basics import patch
 from pydantic import Field
+from ..core import ModelError
 from ..settings import Strict
+from .positions import VIDEO
 from .schedules import NoiseSettings
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #d11f210e
+# %% ../../nbs/day03_experts/02_protocol.ipynb #bc844dfa
 class Expert(nn.Module):
-    "One stream's denoiser, opened. Subclasses give check, layout, token_times, begin, step, tokens, add, finish, normalize, denormalize, time_map, flops."
+    "One stream's denoiser, opened. Subclasses give layout, token_times, begin, step, tokens, add, finish, time_map, flops; name, kind, channels; buffers mean and std."
     def walk(self, us, n_tokens: int = 0):
         "This stream's times along a sampler's walk over the shared times `us`, from 1 to 0."
         return self.time_map(us, n_tokens)
@@ -26,7 +29,40 @@ class Expert(nn.Module):
         "Which part of the expert a tensor belongs to: in, blocks or out."
         raise NotImplementedError
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #1a1ab93c
+# %% ../../nbs/day03_experts/02_protocol.ipynb #626e448d
+@patch
+def set_statistics(self: Expert, mean, std):
+    "Freezes per-channel statistics (C,). Raises ModelError if they do not fit."
+    mean, std = (torch.as_tensor(s).detach().float().flatten() for s in (mean, std))
+    if len(mean) != self.channels or len(std) != self.channels:
+        raise ModelError(f"{self.name} statistics: expected {self.channels} channels, got mean {len(mean)}, std {len(std)}")
+    if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+        raise ModelError(f"{self.name} statistics: expected finite means and std above 0, got {mean.tolist()} and {std.tolist()}")
+    self.mean.copy_(mean); self.std.copy_(std)
+
+# %% ../../nbs/day03_experts/02_protocol.ipynb #182c7fde
+@patch
+def normalize(self: Expert, x):
+    "Raw codec latents, (B, T, C, H, W) or (B, C, L, F), to the network's: mean 0 and spread 1 for a native one."
+    return (x - self.mean.view(-1, 1, 1).to(x)) / self.std.view(-1, 1, 1).to(x)
+
+@patch
+def denormalize(self: Expert, x):
+    "Back to what the codec decodes."
+    return x * self.std.view(-1, 1, 1).to(x) + self.mean.view(-1, 1, 1).to(x)
+
+# %% ../../nbs/day03_experts/02_protocol.ipynb #cf5966ad
+@patch
+def check(self: Expert, x, t):
+    "Raises ModelError, naming expected and got, for latents x or noise times t of a wrong shape."
+    axis, what = (2, "(B, T, C, H, W)") if self.kind == VIDEO else (1, "(B, C, L, F)")
+    if not torch.is_tensor(x) or x.ndim != len(what.split(",")) or x.shape[axis] != self.channels:
+        raise ModelError(f"{self.name} latents: expected {what} with C = {self.channels}, got {tuple(getattr(x, 'shape', ())) or x!r}")
+    n = x.shape[1 if self.kind == VIDEO else 2]
+    if not torch.is_tensor(t) or t.shape not in ((len(x),), (len(x), n)):
+        raise ModelError(f"{self.name} noise times: expected ({len(x)},) or ({len(x)}, {n}), got {tuple(t.shape) if torch.is_tensor(t) else t!r}")
+
+# %% ../../nbs/day03_experts/02_protocol.ipynb #666ffeb6
 @patch
 def borrowed(self: Expert) -> set:
     "Names of the tensors that come from published files."
@@ -40,7 +76,7 @@ def set_absent(self: Expert, text=None, image=None):
 def settle(self: Expert, dtype=None):
     "Told when it is known who learns: weights that are all frozen may now be kept in `dtype`."
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #8cd8f042
+# %% ../../nbs/day03_experts/02_protocol.ipynb #889e1ce4
 @patch
 def layouts(self: Expert, layout) -> list:
     "Layouts of the tokens at each meeting, for latents of this layout."
@@ -51,7 +87,7 @@ def flops_of(self: Expert, layout) -> int:
     "Operations of one sample whose latents have this layout."
     return self.flops(len(layout))
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #94be8b5b
+# %% ../../nbs/day03_experts/02_protocol.ipynb #bc942ae3
 def _f(default, text, **limits): return Field(default, description=text, **limits)
 
 class Cut(Strict):
@@ -59,7 +95,7 @@ class Cut(Strict):
     meet: list[str]|None = _f(None, "layers after which the streams meet, in order; a block's name means its last layer; empty: the model's default")
     input: str|None = _f(None, "last layer that counts as input; empty: the one before the block of the first meeting")
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #de5265c9
+# %% ../../nbs/day03_experts/02_protocol.ipynb #caa17735
 class ExpertSettings(Strict):
     "A pretrained denoiser as one stream's expert."
     folder: str|None = _f(None, "folder with unet/ or transformer/, scheduler/ and vae/, such as assets/models/svd; empty: a network of this shape, from nothing")
