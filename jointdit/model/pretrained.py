@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ChainLayout', 'chain_layout', 'ChainState', 'same_time', 'PretrainedExpert']
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #61a5bf57
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #735f3495
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 import torch
@@ -15,12 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from fastcore.basics import patch
 from ..core import ModelError, named_rng
 from ..timeline import Timeline
-from .cut import owner, place_cut
+from .cut import owner, part_of, place_cut
 from .positions import STREAMS, VIDEO, Layout, stream_layout
 from .protocol import Expert, ExpertSettings
 from .schedules import make_noise, over
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #aefe6672
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #8e99278e
 @dataclass(frozen=True, eq=False)
 class ChainLayout(Layout):
     "Layout of the latents of a pretrained expert; `at(level)` is that of a map that was halved so often."
@@ -29,7 +29,7 @@ class ChainLayout(Layout):
     halved: tuple = ()                          # which axes are halved
     made: dict = field(default_factory=dict)    # level -> Layout
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #ed6472d2
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #99f333fb
 def _of_level(clock, kind, shape, halved, level):
     return stream_layout(clock, kind, shape, tuple(2**level if h else 1 for h in halved))
 
@@ -39,13 +39,13 @@ def at(self: ChainLayout, level: int) -> Layout:
     if level not in self.made: self.made[level] = _of_level(self.clock, int(self.stream[0]), self.shape, self.halved, level)
     return self.made[level]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #5a4b5d20
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #e894112b
 def chain_layout(clock: Timeline, kind: int, shape: tuple, halved: tuple) -> ChainLayout:
     "Layout of latents (T, rows, columns) whose `halved` axes shrink with the level. Raises ModelError."
     l = _of_level(clock, kind, shape, halved, 0)
     return ChainLayout(l.stream, l.place, l.segment, l.clean, l.grid, l.step, clock, shape, halved)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #e3dde919
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #505df510
 @dataclass
 class ChainState:
     "What a pretrained expert carries from layer to layer; nobody else looks inside."
@@ -58,7 +58,7 @@ class ChainState:
     skips: tuple = ()
     tied: bool = False       # the features are also the last skip
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #87fb1237
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #9cdab8d5
 def same_time(
     x: torch.Tensor,     # latents
     t: torch.Tensor,     # (B, n) times of the steps of the stream's time axis
@@ -71,7 +71,7 @@ def same_time(
     add = (top[:, None]**2 - (t * keep)**2).clamp_min(0).sqrt()
     return torch.where(over(t < top[:, None], x), over(keep, x) * x + over(add, x) * noise.to(x), x), top
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #12a26e68
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #6f2a4112
 class PretrainedExpert(Expert):
     "A published denoiser behind the words of an expert. Subclasses give build, chain, conditions, enter, run, leave, to_tokens and from_tokens."
     sources, halved, home = {}, (False, False, False), "unet"   # home: the network's own folder
@@ -88,20 +88,20 @@ class PretrainedExpert(Expert):
         self._held, self._flops = {}, {}
         self.open(n)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #bd579276
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #4a9207ca
 @patch
 def open(self: PretrainedExpert, n: int|None = None):
     "Place the cut; n: meetings wanted, where the settings do not name them. Raises ModelError."
     self.meet, self.inlet = place_cut(self.chain, self.settings.cut, self.name, n)
     self.widths = [self.chain[i].width for i in self.meet]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #bc7c4499
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #3aa55de6
 @patch
 def set_statistics(self: PretrainedExpert, mean, std):
     "Statistics of a cache (C,): taken only by an expert without a scaling of its own. Raises ModelError if they do not fit."
     if self.settings.scaling is None and self.settings.mean is None: Expert.set_statistics(self, mean, std)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #f372cae4
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #965d566e
 @patch
 def time_map(self: PretrainedExpert, u, n_tokens: int = 0):
     "This expert's time at the shared time u."
@@ -117,7 +117,7 @@ def weigh(self: PretrainedExpert, x, t):
     "Velocities in the measure of the network's own words: near pure noise an epsilon model's small error is a huge velocity."
     return x * over(self.noise.weight(t), x)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #60820ff5
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #b01c2c97
 @patch
 def layout(self: PretrainedExpert, x, clock: Timeline) -> ChainLayout:
     "Where the latents x lie under a clock."
@@ -135,7 +135,7 @@ def token_times(self: PretrainedExpert, t):  # (B,) or one time per latent
     if t.ndim == 1: return t[:, None, None]
     return t[:, None] if self.halved[0] else t[:, :, None]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #eac27a89
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #9d1c74af
 def _found(ctx, where, wanted):
     "(tokens (B, S, D), mask or None) of a context. Raises ModelError."
     if where == "pooled": return ctx.pooled[:, None], None
@@ -144,7 +144,7 @@ def _found(ctx, where, wanted):
     raise ModelError(f"this expert wants {wanted!r}, which its own encoders make, and the condition has only {sorted(ctx.more) or 'CLIP'}. "
                      "Name the expert's folder in clip.experts when caching and sampling, or point `sources` elsewhere.")
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #887a22ec
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #d54a2501
 def _grown(x, n): return x if x.shape[1] >= n else F.pad(x, (0, 0) * (x.ndim - 2) + (0, n - x.shape[1]))
 
 @patch
@@ -162,7 +162,7 @@ def condition(self: PretrainedExpert, key: str, cond, B: int) -> tuple:
     if mask is not None: mask = torch.where(drop[:, None], _grown(real[None], n), _grown(mask.bool(), n))
     return torch.where(drop[:, None, None], _grown(null, n), _grown(x, n)), mask
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #bb974e5e
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #17799bfa
 @patch
 def set_absent(self: PretrainedExpert, text=None, image=None):
     "Takes over what the network's encoders say about an empty text and no image (Context of one, or None). Raises ModelError."
@@ -175,7 +175,7 @@ def set_absent(self: PretrainedExpert, text=None, image=None):
         if x.shape[1] != absent.shape[1]: raise ModelError(f"{self.name} expert: {key} of an empty {kind} has width {x.shape[1]}, the network takes {absent.shape[1]}")
         absent.zero_()[:len(x)] = x[:len(absent)].to(absent)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #e5e4f484
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #d5d34531
 @patch
 def _format(self: PretrainedExpert): return next(self.net.parameters()).dtype
 
@@ -191,7 +191,7 @@ def _outside(x):
     on = torch.is_autocast_enabled(x.device.type)
     return x.to(torch.get_autocast_dtype(x.device.type) if on else torch.float32)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #8e95ad8a
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #c57466f0
 @patch
 def settle(self: PretrainedExpert, dtype=None):
     "Weights that are all frozen are kept in the format of the matrix products, or as the settings say."
@@ -199,7 +199,7 @@ def settle(self: PretrainedExpert, dtype=None):
     want = torch.float32 if any(p.requires_grad for p in self.net.parameters()) else want
     if self._format() != want: nn.Module.to(self.net, want)      # diffusers' own `to` warns of what is meant here
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #b3cd960c
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #272bf7b3
 @patch
 def forward(self: PretrainedExpert, i: int, state: ChainState) -> ChainState:
     "Layer i."
@@ -210,7 +210,7 @@ def _brought(self: PretrainedExpert, i: int, device) -> dict:
     "Copies of a layer's tensors on the device."
     return {f"net.{n}": p.to(device, non_blocking=True) for n, p in self.net.named_parameters() if n.startswith(self.chain[i].owns)}
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #0a5c4b8e
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #b7df4a36
 @patch
 def _one(self: PretrainedExpert, i: int, state: ChainState) -> ChainState:
     if not self.settings.offload: return self(i, state)
@@ -224,7 +224,7 @@ def go(self: PretrainedExpert, state: ChainState, until: int, again: bool = Fals
         for i in range(state.at, until): state = checkpoint(self._one, i, state, use_reentrant=False) if again else self._one(i, state)
     return state
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #51f7fe92
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #12800c45
 @patch
 def _noise_for(self: PretrainedExpert, x):
     "The one noise that given latents get: of one clip's shape."
@@ -246,7 +246,7 @@ def begin(self: PretrainedExpert, x, t, cond, layout) -> ChainState:
     with self._own_numbers(x.device): state = self.enter(ChainState(noisy, noisy, own_t, layout), x, t, cond)
     return self.go(state, self.inlet, again=True)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #ca5f752d
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #e4c5b781
 @patch
 def step(self: PretrainedExpert, i: int, state: ChainState) -> ChainState:
     "On to the i-th meeting."
@@ -263,26 +263,25 @@ def add(self: PretrainedExpert, state: ChainState, delta) -> ChainState:
     x = state.x + self.from_tokens(state, delta.to(state.x.dtype))
     return replace(state, x=x, skips=(*state.skips[:-1], x) if state.tied else state.skips)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #689a97fe
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #ccee5554
 @patch
 def finish(self: PretrainedExpert, state: ChainState) -> torch.Tensor:
     "Through the rest of the network; its words as a velocity (fp32)."
     state = self.go(state, len(self.chain), again=True)
     return self.noise.leave(self.leave(state), state.noisy, state.t)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #e096286d
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #7877add3
 @patch
 def part(self: PretrainedExpert, name: str) -> str:
     "Which part of the expert a tensor belongs to: in, blocks or out."
-    i = owner(self.chain, name.removeprefix("net."))
-    return "in" if i < self.inlet else "out" if i > (self.meet[-1] if self.meet else len(self.chain) - 2) else "blocks"
+    return part_of(owner(self.chain, name.removeprefix("net.")), len(self.chain), self.meet, self.inlet)
 
 @patch
 def borrowed(self: PretrainedExpert) -> set:
     "Names of the tensors that come from the published folder."
     return {f"net.{n}" for n in self.net.state_dict()} if self.settings.folder else set()
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #582611c9
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #3bd0fb59
 @patch
 def _apply(self: PretrainedExpert, fn, recurse=True):
     "An offloaded network stays where it is; only the few tensors beside it move."
@@ -290,7 +289,7 @@ def _apply(self: PretrainedExpert, fn, recurse=True):
     for k, b in self._buffers.items(): self._buffers[k] = fn(b)
     return self
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #0e1ca373
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #f141f169
 @patch
 def flops_of(self: PretrainedExpert, layout) -> int:
     "Operations of the matrix products and convolutions of one sample."

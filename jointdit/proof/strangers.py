@@ -5,7 +5,7 @@ __all__ = ['CONFIGS', 'ACTS', 'RUNS', 'SHIPPED', 'LIMIT', 'PLACES', 'CURVE', 'KI
            'measure_acts', 'share_of_real', 'run_card', 'ship', 'shipped_strangers', 'strangers_chart',
            'strangers_words']
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #01fc5d2d
+# %% ../../nbs/day08_proof/25_strangers.ipynb #d0a84d30
 from pathlib import Path
 
 import torch
@@ -23,12 +23,12 @@ from ..train.export import export_checkpoint
 from ..train.metrics import read_metrics
 from ..train.stage import run_stage, stage_settings
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #afd44adf
+# %% ../../nbs/day08_proof/25_strangers.ipynb #4ef06e6e
 CONFIGS = "configs/toy_experts"
 ACTS = {"alone": ("A", "alone"), "join": ("A", "stage_a"), "tune": ("B", "stage_b")}
 RUNS = {"alone": "day05_stage_a_toy_alone", "join": "day05_stage_a_toy_experts", "tune": "day07_stage_b_toy_experts"}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #0c3265c2
+# %% ../../nbs/day08_proof/25_strangers.ipynb #f6e3f99f
 def export_experts(
     ckpt,                        # of the act `alone`
     folder="data/toy_experts",   # gets video/ and audio/
@@ -43,7 +43,7 @@ def export_experts(
         save_expert(e, f"{folder}/{e.name}"); out.append(Path(folder)/e.name)
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #381b9f79
+# %% ../../nbs/day08_proof/25_strangers.ipynb #c1ad9b7a
 def act(
     name: str,          # alone, join or tune
     options: dict = None,   # dotted name -> value
@@ -59,13 +59,13 @@ def act(
         for f in export_experts(result.checkpoint, folder): print(f"expert written: {f}")
     return result
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #2ac59a0a
+# %% ../../nbs/day08_proof/25_strangers.ipynb #2ee5190f
 def look(ckpt, n: int, steps: int) -> dict:
     "Sync and captions of n clips of a checkpoint."
     bench = load_bench(ProofSettings(ckpt=str(ckpt), runtime=Runtime(dtype="fp32")), say=lambda line: None)
     return as_record(quick_sync(bench, n, steps))
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #78ab4514
+# %% ../../nbs/day08_proof/25_strangers.ipynb #e1fd02f8
 def measure_acts(
     root="checkpoints",
     out="outputs/toy_experts/report.json",
@@ -85,13 +85,13 @@ def measure_acts(
         row(name, dict(checkpoint=str(path), hash=file_hash(path)[:16], clips=n, steps=steps), lambda: look(path, n, steps))
     return rows
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #a4051718
+# %% ../../nbs/day08_proof/25_strangers.ipynb #a4b920dc
 def share_of_real(row: dict, real: dict, kind: str = "f1"):
     "How far a model is from chance (0) to real clips (1), in events (f1) or curves (correlation); None where that is undefined."
     x, c, r = row.get(f"sync_{kind}"), row.get(f"sync_{kind}_chance"), real.get(f"sync_{kind}")
     return None if None in (x, c, r) or r <= c else (x - c) / (r - c)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #abcab7af
+# %% ../../nbs/day08_proof/25_strangers.ipynb #cbff264f
 SHIPPED, LIMIT = "toy:experts", 15_000_000
 PLACES = ("data.cache_dir", "output.ckpt_root", "output.log_root", "init")    # where things lay on the machine of the run
 
@@ -103,7 +103,7 @@ def _at_home(settings: dict, cfg: dict) -> dict:
         (out[top[0]] if top else out)[key] = (cfg[top[0]] if top else cfg)[key]
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #87adc2cb
+# %% ../../nbs/day08_proof/25_strangers.ipynb #a473ce76
 CURVE = ("sync_f1", "sync_f1_chance", "sync_correlation", "sync_correlation_chance", "captions_right", "heldout_v", "heldout_a")
 
 def _yaml(name): return stage_settings(ACTS[name][0], f"{CONFIGS}/{ACTS[name][1]}.yaml").settings.model_dump(mode="json")
@@ -121,7 +121,7 @@ def run_card(
                 minutes=round(max([r.get("elapsed", 0) for r in rows], default=0) / 60, 1), curve=curve,
                 changed={k: b for k, (_, b) in changed.items() if not k.startswith("model.")})
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #f118606e
+# %% ../../nbs/day08_proof/25_strangers.ipynb #8c3a286d
 def _measured(report, path) -> dict:
     "The rows of a report, without places; the way from chance to real of each act. Raises CheckpointError."
     rows = load_json(report) if Path(report).is_file() else {}
@@ -131,7 +131,7 @@ def _measured(report, path) -> dict:
     for name in set(rows) & set(RUNS): out[name] |= {f"share_of_real_{k}": share_of_real(rows[name], rows["real"], k) for k in ("f1", "correlation")}
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #feef0ad0
+# %% ../../nbs/day08_proof/25_strangers.ipynb #340da505
 def _expert_files(model: dict) -> dict:   # where to -> Path
     "Files of both experts of a checkpoint, of the weights that it stands on and no others. Raises AssetError, CheckpointError."
     known = resolve_experts(ModelSettings(**model))
@@ -142,7 +142,7 @@ def _moved_in(model: dict) -> dict:
     "Model settings whose experts lie in the package."
     return model | {f"expert_{k[0]}": model[f"expert_{k[0]}"] | dict(folder=f"{SHIPPED}/{k}") for k in STREAMS}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #27efd781
+# %% ../../nbs/day08_proof/25_strangers.ipynb #03515bc8
 def ship(
     root="checkpoints",
     logs="logs",
@@ -162,13 +162,13 @@ def ship(
     for name, f in files.items(): write_atomic(out/name, f.read_bytes())
     return made
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #a5db8794
+# %% ../../nbs/day08_proof/25_strangers.ipynb #1954f5d6
 def shipped_strangers():   # (path, card), or None
     "The joined strangers that come with the package, if they do."
     path = toy_path(f"{SHIPPED}/model.safetensors")
     return (path, load_json(path.with_name("card.json"))) if path.is_file() else None
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #0b027ee9
+# %% ../../nbs/day08_proof/25_strangers.ipynb #7885f81f
 KINDS = {"f1": "events (F1)", "correlation": "curves (correlation)"}
 
 def _curves(ax, card):
@@ -185,7 +185,7 @@ def _curves(ax, card):
     ax.set(title="joint blocks learn, then everything (dotted: chance)", xlabel="step", ylim=(-.15, 1.05))
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #62cb5c88
+# %% ../../nbs/day08_proof/25_strangers.ipynb #2a1422a4
 def _bars(ax, card):
     "Each act and real clips, two bars each, a line at chance."
     rows = {n: card["measured"][n] for n in (*RUNS, "real") if n in card["measured"]}
@@ -196,7 +196,7 @@ def _bars(ax, card):
             if (c := r.get(f"sync_{k}_chance")) is not None: ax.plot([at - .19, at + .19], [c, c], color="k", lw=1.5)
     ax.set_xticks([i + .2 for i in range(len(rows))], list(rows)); ax.set(title="reached (black: chance)", ylim=(-.15, 1.05)); ax.legend(fontsize=7)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #6059cfbe
+# %% ../../nbs/day08_proof/25_strangers.ipynb #1d3920eb
 def strangers_chart(card: dict):   # matplotlib Figure
     "The card of joined strangers as two pictures."
     from matplotlib.figure import Figure
@@ -205,7 +205,7 @@ def strangers_chart(card: dict):   # matplotlib Figure
     _curves(left, card); _bars(right, card)
     return fig
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #4bca805c
+# %% ../../nbs/day08_proof/25_strangers.ipynb #e9a7591c
 def strangers_words(card: dict) -> str:
     "What was measured, a line for each act."
     rows, alone = card["measured"], card["measured"].get("alone", {}).get("captions_right")
