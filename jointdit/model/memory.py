@@ -4,7 +4,7 @@
 __all__ = ['Kept', 'tensors_in', 'activation_bytes', 'Bill', 'meta_model', 'memory_bill', 'sampling_bytes', 'published_settings',
            'meetings_table']
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #0b5aae80
+# %% ../../nbs/day04_joint/04_memory.ipynb #9832963e
 import fnmatch
 from dataclasses import dataclass, fields, is_dataclass
 import torch
@@ -16,7 +16,7 @@ from .positions import STREAMS
 from ..settings import Knobs
 from ..timeline import AudioGrid, Timeline, VideoGrid
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #b80d0b3a
+# %% ../../nbs/day04_joint/04_memory.ipynb #5530474a
 class Kept:
     "A context that counts the bytes that autograd keeps for the backward pass, without the parameters."
     def __init__(self, model): self.own, self.storages = {p.untyped_storage()._cdata for p in model.parameters()}, {}
@@ -35,7 +35,7 @@ class Kept:
     @property
     def bytes(self): return sum(s.nbytes() for s in self.storages.values())
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #f07b4ae2
+# %% ../../nbs/day04_joint/04_memory.ipynb #29abc2d5
 def tensors_in(tree):
     "All tensors in a state: dataclasses, dicts, lists, tuples."
     if torch.is_tensor(tree): yield tree
@@ -44,7 +44,7 @@ def tensors_in(tree):
     elif isinstance(tree, (list, tuple)):
         for x in tree: yield from tensors_in(x)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #490282fb
+# %% ../../nbs/day04_joint/04_memory.ipynb #3d9ee766
 class _Peak:
     "What enters the blocks of a step, and the inside of the largest."
     def __init__(self, model): self.model, self.held, self.inside = model, Kept(model), 0
@@ -61,7 +61,7 @@ class _Peak:
         if not hasattr(expert, "chain"): return self.run(lambda: expert.finish(state), state)
         for i in range(state.at, len(expert.chain)): state = self.run(lambda: expert(i, state), state)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #80bb97f6
+# %% ../../nbs/day04_joint/04_memory.ipynb #c366f35a
 def _inputs(clock, batch, device="meta"):
     "Empty latents and times of a batch."
     shapes = {"video": clock.video_shape, "audio": clock.audio_shape}
@@ -74,7 +74,7 @@ def _begun(model, clock, batch):
     cond = model.cond({k: t.amax((1, 2))[:, None] for k, t in times.items()})
     return {k: model.expert(k).begin(x, times[k], cond, model._layout(k, x, clock)) for k, (x, _) in given.items()}, cond
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #89d50dfc
+# %% ../../nbs/day04_joint/04_memory.ipynb #1f607c15
 def activation_bytes(
     model,            # on the meta device, gradients asked for as in the stage
     clock: Timeline,
@@ -86,7 +86,7 @@ def activation_bytes(
     for k, s in states.items(): peak.finish(model.expert(k), s)
     return peak.held.bytes + peak.inside
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #7d8c6bdb
+# %% ../../nbs/day04_joint/04_memory.ipynb #17c5978d
 @dataclass
 class Bill:
     "Predicted bytes of a run."
@@ -97,7 +97,7 @@ class Bill:
     def total(self): return self.frozen + self.trained + self.activations
     def __str__(self): return f"frozen {self.frozen / 2**30:.1f}, trained {self.trained / 2**30:.1f}, activations {self.activations / 2**30:.1f}: {self.total / 2**30:.1f} GiB"
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #a9efb6f3
+# %% ../../nbs/day04_joint/04_memory.ipynb #19f22e21
 def _learns(model, groups):
     "Marks who learns, as `train` does; returns names."
     named = model.param_groups_named()
@@ -105,12 +105,12 @@ def _learns(model, groups):
     for n, p in model.named_parameters(): p.requires_grad_(n in wanted)
     return wanted
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #c777e37c
+# %% ../../nbs/day04_joint/04_memory.ipynb #65ae2ede
 def meta_model(settings: ModelSettings, dtype=torch.bfloat16):
     "A model of these settings without bytes, with gradient checkpointing."
     with torch.device("meta"): return build_model(settings.model_copy(update=dict(checkpointing=True))).to("meta", dtype)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #83ab3a26
+# %% ../../nbs/day04_joint/04_memory.ipynb #59efe9d4
 def memory_bill(
     model,                # from `meta_model`
     clock: Timeline,
@@ -126,7 +126,7 @@ def memory_bill(
     with torch.set_grad_enabled(bool(groups)): acts = count(model, clock, batch)
     return Bill(size[False], size[True], acts)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #1449ed00
+# %% ../../nbs/day04_joint/04_memory.ipynb #b8d831ac
 def sampling_bytes(model, clock: Timeline, batch: int) -> int:
     "Bytes of features in sampling: all skips, and four times the largest map (a layer's input, output and halves)."
     (states, _), out = _begun(model, clock, batch), 0
@@ -138,7 +138,7 @@ def sampling_bytes(model, clock: Timeline, batch: int) -> int:
         out += most
     return out
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #220f4131
+# %% ../../nbs/day04_joint/04_memory.ipynb #ad6d86d2
 def published_settings(**more) -> ModelSettings:
     "Stable Video Diffusion and AudioLDM2 at their real sizes, with the joint blocks of configs/svd, without any weight."
     from jointdit.assets.unet_config import AUDIOLDM2, SVD
@@ -149,7 +149,7 @@ def published_settings(**more) -> ModelSettings:
     shapes = dict(width_v=1024, width_a=512, heads=16, head_dim=64, cond_width=256, channels_v=4, text_dim=1024, image_dim=1024, n_text=77, n_image=16)
     return ModelSettings(**shapes | dict(expert_v=e_v, expert_a=e_a) | more)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #4a55a181
+# %% ../../nbs/day04_joint/04_memory.ipynb #496d10c5
 def meetings_table(model, clock: Timeline) -> str:
     "One line a joint block: after which layers, how many tokens of which width, how many parameters."
     lines = [f"{'':>3} {'video after':<12} {'tokens':>7} {'grid':<14} {'width':>5}   {'audio after':<12} {'tokens':>6} {'grid':<13} {'width':>5}   parameters"]
