@@ -8,7 +8,7 @@ __all__ = ['PAGE_CSS', 'PLAYHEAD', 'ROWS', 'SYNC_HEAD', 'MS', 'DEFINITIONS', 'es
            'quality_table', 'memory_words', 'directions_table', 'poster', 'Player', 'player_html', 'player_grid',
            'definitions', 'undefined_in', 'undefined_list', 'sections', 'write_proof']
 
-# %% ../../nbs/day08_proof/18_page.ipynb #8bffd80a
+# %% ../../nbs/day08_proof/18_page.ipynb #f4952781
 import base64, html, io
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..measure.undefined import Undefined, defined
 from .charts import CHART_CSS, Dot, dot_chart, histogram, line_chart, strip
 from .goals import number, of, percent
 
-# %% ../../nbs/day08_proof/18_page.ipynb #5ff46c1c
+# %% ../../nbs/day08_proof/18_page.ipynb #6caa53fc
 PAGE_CSS = CHART_CSS + """*{box-sizing:border-box}body{font:16px/1.55 system-ui,sans-serif;margin:0 auto;max-width:62rem;padding:2.5rem 1.2rem 5rem;color:var(--ink);background:var(--paper)}
 :root{--paper:#fbfcfd;--card:#fff;--edge:#dde3ea}@media(prefers-color-scheme:dark){:root{--paper:#11151a;--card:#181e25;--edge:#2a333e}}
 h1{font-size:2rem;line-height:1.2;margin:0 0 .6rem}h2{font-size:1.25rem;margin:3rem 0 .4rem}p{max-width:46rem;margin:.5rem 0}.lead,.soft,small{color:var(--soft)}
@@ -34,12 +34,12 @@ th{color:var(--soft);font-weight:500;vertical-align:bottom}th:first-child,td:fir
 .clip p{margin:.45rem 0 .1rem;line-height:1.35}video{width:100%;aspect-ratio:1;image-rendering:pixelated;border-radius:6px;background:#000;display:block;margin-bottom:.6rem}
 dt{font-weight:600;margin-top:.7rem}dd{margin:0;max-width:46rem;color:var(--soft)}code{font-size:.9em;overflow-wrap:anywhere}"""
 
-# %% ../../nbs/day08_proof/18_page.ipynb #9200df52
+# %% ../../nbs/day08_proof/18_page.ipynb #21230b76
 PLAYHEAD = """document.querySelectorAll('.clip').forEach(c=>{const v=c.querySelector('video'),h=c.querySelector('.head');if(!v||!h)return;
 const w=h.ownerSVGElement.viewBox.baseVal.width,step=()=>{const x=w*v.currentTime/(v.duration||2);h.setAttribute('x1',x);h.setAttribute('x2',x);if(!v.paused)requestAnimationFrame(step)};
 v.addEventListener('play',step);v.addEventListener('seeked',step)})"""
 
-# %% ../../nbs/day08_proof/18_page.ipynb #68c94156
+# %% ../../nbs/day08_proof/18_page.ipynb #7c0f6cbe
 def esc(x) -> str: return html.escape(str(x), quote=True)
 
 def table(head: list, rows: list) -> str:
@@ -52,7 +52,7 @@ def around(x, low, high, digits: int = 2) -> str:
     if not defined(x): return "undefined" if isinstance(x, Undefined) else "–"
     return number(x, digits) + (f" ({number(low, digits)} to {number(high, digits)})" if defined(low) and defined(high) else "")
 
-# %% ../../nbs/day08_proof/18_page.ipynb #f6f5a60d
+# %% ../../nbs/day08_proof/18_page.ipynb #e8c87d41
 def goal_list(goals: list) -> str:
     "Every promise, passed or missed, with its number and controls."
     item = lambda g: (f'<li class="{"ok" if g.passed else "no"}"><span class="mark">{"✓ reached" if g.passed else "✗ undefined" if not defined(g.value) else "✗ missed"}</span>'
@@ -60,10 +60,10 @@ def goal_list(goals: list) -> str:
     n = sum(g.passed for g in goals)
     return f'<p class="verdict"><b>{n} of {len(goals)}</b> goals reached.</p><ul class="goals">{"".join(map(item, goals))}</ul>'
 
-# %% ../../nbs/day08_proof/18_page.ipynb #1a26ab94
+# %% ../../nbs/day08_proof/18_page.ipynb #5c88fc5f
 ROWS = ("raw", "real", "text", "high", "off", "iso", "image", "continue", "v2a", "a2v")
 
-# %% ../../nbs/day08_proof/18_page.ipynb #d26e5079
+# %% ../../nbs/day08_proof/18_page.ipynb #f794280d
 def sync_chart(parts: dict, kind: str) -> str:
     "All parts as dots over their chance; kind: events or curves."
     title = {"events": "Events within one frame (F1)", "curves": "Continuous scenes (correlation)"}[kind]
@@ -75,10 +75,10 @@ def sync_chart(parts: dict, kind: str) -> str:
         return Dot(p["title"].replace("text → both, ", ""), s if not defined(s) else s.score, *((None, None) if not defined(s) else (s.low, s.high)), chance, colour)
     return dot_chart([row(n) for n in ROWS if n in parts], title, left=205, wide=560)
 
-# %% ../../nbs/day08_proof/18_page.ipynb #9721e418
+# %% ../../nbs/day08_proof/18_page.ipynb #7783efd6
 def ms(v) -> str: return f"{round(v) or 0:+d} ms".replace("-", "−") if defined(v) else "–"
 
-# %% ../../nbs/day08_proof/18_page.ipynb #38945d41
+# %% ../../nbs/day08_proof/18_page.ipynb #dd42e446
 def _pooled_row(title, s, n) -> list:
     "One row of the table of controls."
     e, c = s.events, s.curves
@@ -86,13 +86,13 @@ def _pooled_row(title, s, n) -> list:
     return [title, n, get(e, "recall", percent), get(e, "precision", percent), around(e.f1, e.low, e.high) if defined(e) else "undefined", get(e, "lag_ms", ms),
             around(c.correlation, c.low, c.high) if defined(c) else "undefined", get(c, "lag_ms", ms)]
 
-# %% ../../nbs/day08_proof/18_page.ipynb #7d2c5997
+# %% ../../nbs/day08_proof/18_page.ipynb #23a9adcf
 def _chance_row(title, c, n) -> list:
     "Chance as a row."
     e, k = (around(*x) if defined(x) else "undefined" for x in (c.events, c.curves))
     return [title, n, "", "", e, "", k, ""]
 
-# %% ../../nbs/day08_proof/18_page.ipynb #8bae3eff
+# %% ../../nbs/day08_proof/18_page.ipynb #0aa4c509
 SYNC_HEAD = ["", "clips", "recall", "precision", "F1 of events", "delay", "correlation of curves", "delay"]
 
 def controls_table(parts: dict) -> str:
@@ -105,7 +105,7 @@ def controls_table(parts: dict) -> str:
         if swapped: rows.append(_chance_row(swapped, p["chance"], p["n"]))
     return table(SYNC_HEAD, rows)
 
-# %% ../../nbs/day08_proof/18_page.ipynb #fdfc08eb
+# %% ../../nbs/day08_proof/18_page.ipynb #7a16d075
 def scene_table(part: dict, real: dict) -> str:
     "Each scene of a part beside real clips and chance; the worst of each kind is said."
     rows = []
@@ -116,7 +116,7 @@ def scene_table(part: dict, real: dict) -> str:
     worst = " and ".join(f"<b>{esc(s)}</b>" for s in part["sync"].worst.values())
     return table(["scene", "measure", "clips", "text → both", "real", "chance", "delay"], rows) + (f"<p>The worst of each kind: {worst}.</p>" if worst else "")
 
-# %% ../../nbs/day08_proof/18_page.ipynb #e7aa369a
+# %% ../../nbs/day08_proof/18_page.ipynb #54e8bb47
 MS = lambda xs: [1000 * x for x in xs]
 
 def shift_charts(shift: dict) -> str:
@@ -130,7 +130,7 @@ def lag_chart(lags: dict) -> str:
     picture = histogram({"real": (lags["real"], "real"), "text → both": (lags["text"], "seen")}, np.arange(-90, 91, 10), "Delay of matched events, share of all", "ms", (-80, -40, 0, 40, 80), 560)
     return f'<div class="half">{picture}</div><p class="soft"><small>A picture only tells the frame of an event, not the moment within its 83 ms: even real clips spread over ±42 ms.</small></p>'
 
-# %% ../../nbs/day08_proof/18_page.ipynb #50584807
+# %% ../../nbs/day08_proof/18_page.ipynb #309c8d26
 def detector_table(parts: dict) -> str:
     "Eye and ear against the true events and curves of real clips."
     rows = []
@@ -142,7 +142,7 @@ def detector_table(parts: dict) -> str:
                          ms(e.lag_ms) if defined(e) else "–", number(c.correlation, 3) if defined(c) else "undefined"])
     return table(["", "true events found", "findings that are true", "delay", "correlation with the true curve"], rows)
 
-# %% ../../nbs/day08_proof/18_page.ipynb #fc6fbbcc
+# %% ../../nbs/day08_proof/18_page.ipynb #0a386d83
 def caption_charts(c: dict) -> str:
     "Each attribute, for combinations that training had and for those that it never saw."
     def draw(key, title):
@@ -152,19 +152,20 @@ def caption_charts(c: dict) -> str:
         return dot_chart(rows, f"{title} ({t['n']} clips)", left=130, wide=560)
     return f'<div class="two">{draw("seen", "Combinations in training")}{draw("held_out", "Held-out combinations")}</div>'
 
-# %% ../../nbs/day08_proof/18_page.ipynb #3ae25c9c
+# %% ../../nbs/day08_proof/18_page.ipynb #2a72fe61
 def quality_table(parts: dict) -> str:
     "Fréchet distances of every part, each beside what two sets of real clips of that size are apart."
     rows, cell = [], lambda d: around(d.value, d.low, d.high, 1) if defined(d) else "undefined"
+    floor = lambda d: number(d.value, 1) if defined(d) else "undefined"     # its interval is in proof.json; here it would push the table off the page
     for name in ROWS[2:]:
         if name not in parts: continue
         q = parts[name]["quality"]
-        rows.append([parts[name]["title"], next((d["distance"].n for d in q.values() if defined(d["distance"])), "–"), *(x for k in q for x in (cell(q[k]["distance"]), cell(q[k]["floor"])))])
+        rows.append([parts[name]["title"], next((d["distance"].n for d in q.values() if defined(d["distance"])), "–"), *(x for k in q for x in (cell(q[k]["distance"]), floor(q[k]["floor"])))])
     kinds = list(next(iter(p["quality"] for p in parts.values() if "quality" in p), {}))
     if all(set(r[2:]) == {"undefined"} for r in rows): return '<p class="soft">Undefined for every part; the reasons are below.</p>'
     return table(["", "clips", *(x for k in kinds for x in (k, "floor"))], rows)
 
-# %% ../../nbs/day08_proof/18_page.ipynb #0c7f1634
+# %% ../../nbs/day08_proof/18_page.ipynb #70836550
 def memory_words(memory: dict, parts: dict) -> str:
     "How far clips are from the nearest training clip."
     rows = [[parts[k]["title"], m.n, number(m.generated, 3), number(m.held_out, 3), around(m.difference, m.low, m.high, 3), m.copies] for k, m in memory.items() if k != "bank" and defined(m)]
@@ -173,7 +174,7 @@ def memory_words(memory: dict, parts: dict) -> str:
     said = f"<p>Each clip was compared with all {memory['bank']:,} training clips, also moved by one frame.</p>" if "bank" in memory else ""
     return said + (table(["", "clips", "median distance", "held-out real clips", "difference", "copies"], rows) if rows else "") + notes
 
-# %% ../../nbs/day08_proof/18_page.ipynb #a1e541c0
+# %% ../../nbs/day08_proof/18_page.ipynb #16a59f8e
 def directions_table(parts: dict) -> str:
     "Every direction and weight: sync, sync with the truth of what was given, captions, and what a clip costs."
     rows = []
@@ -188,14 +189,14 @@ def directions_table(parts: dict) -> str:
                      percent(right["all"].value) if defined(right) and defined(right["all"]) else "–", k["evaluations"] or "–", f"{k['walk_s']:.2f}", f"{k['decode_s']:.2f}"])
     return table(["", "clips", "F1", "correlation", "with the truth", "captions right", "evaluations", "s walking", "s decoding"], rows)
 
-# %% ../../nbs/day08_proof/18_page.ipynb #6003f041
+# %% ../../nbs/day08_proof/18_page.ipynb #f6d6c6bb
 def poster(frame) -> str:
     "One frame (H, W, 3) as a data URL, three times as large, so that it stays as sharp as it is."
     out = io.BytesIO()
     Image.fromarray(np.repeat(np.repeat(np.asarray(frame), 3, 0), 3, 1)).save(out, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
-# %% ../../nbs/day08_proof/18_page.ipynb #7fafa386
+# %% ../../nbs/day08_proof/18_page.ipynb #d35d3fa9
 @dataclass
 class Player:
     "A clip on the page."
@@ -206,16 +207,16 @@ class Player:
     misread: str = ""   # what the judge read instead
     poster: str = ""    # data: URL of a frame, shown until it plays
 
-# %% ../../nbs/day08_proof/18_page.ipynb #acce5c4e
+# %% ../../nbs/day08_proof/18_page.ipynb #60f149dd
 def player_html(p: Player) -> str:
     "Video, strip, caption and numbers."
     wrong = f'<br><small>read as: {esc(p.misread)}</small>' if p.misread else ""
     return f'<div class="clip"><video controls loop preload="metadata" poster="{p.poster}" src="{esc(p.mp4)}"></video>{strip(p.track)}<p>{esc(p.caption)}<br><small>{esc(p.note)}</small>{wrong}</p></div>'
 
-# %% ../../nbs/day08_proof/18_page.ipynb #5b952465
+# %% ../../nbs/day08_proof/18_page.ipynb #3681d9d6
 def player_grid(players: list) -> str: return f'<div class="grid">{"".join(map(player_html, players))}</div>' if players else '<p class="soft">No clips were asked for.</p>'
 
-# %% ../../nbs/day08_proof/18_page.ipynb #5bcace25
+# %% ../../nbs/day08_proof/18_page.ipynb #d5a96378
 DEFINITIONS = {
     "Event": "a bounce of the ball or a strike of the mallet. It is seen where the picture lights up, heard where the sound sets in; both detectors look at pixels and samples only.",
     "Recall, precision, F1": "seen and heard events are paired one to one, at most 83 ms (one frame) apart, as many pairs as possible and the closest. Recall is the share of seen events "
@@ -231,10 +232,10 @@ DEFINITIONS = {
     "Continuation": "only what lies behind the given half second is measured.",
     "s walking, s decoding": "seconds of one core for one clip (on a GPU, of the GPU)."}
 
-# %% ../../nbs/day08_proof/18_page.ipynb #698a9c5c
+# %% ../../nbs/day08_proof/18_page.ipynb #f348eede
 def definitions() -> str: return "<dl>" + "".join(f"<dt>{esc(k)}</dt><dd>{esc(v)}</dd>" for k, v in DEFINITIONS.items()) + "</dl>"
 
-# %% ../../nbs/day08_proof/18_page.ipynb #2e67be7d
+# %% ../../nbs/day08_proof/18_page.ipynb #958c9780
 def undefined_in(x, path: str = "", found=None) -> dict:    # reason -> places
     "Reasons of all undefined values inside dictionaries, lists and dataclasses."
     found = {} if found is None else found
@@ -244,14 +245,14 @@ def undefined_in(x, path: str = "", found=None) -> dict:    # reason -> places
     elif isinstance(x, (list, tuple)): [undefined_in(v, path, found) for v in x]
     return found
 
-# %% ../../nbs/day08_proof/18_page.ipynb #c64e5f36
+# %% ../../nbs/day08_proof/18_page.ipynb #1921da50
 def undefined_list(numbers: dict) -> str:
     "Each reason once, with how often and where first."
     found = undefined_in(numbers)
     if not found: return "<p>Every measure was defined.</p>"
     return "<ul>" + "".join(f"<li>{esc(why)} <small>({len(where)}×, first: {esc(where[0])})</small></li>" for why, where in found.items()) + "</ul>"
 
-# %% ../../nbs/day08_proof/18_page.ipynb #f8213c3f
+# %% ../../nbs/day08_proof/18_page.ipynb #07894c30
 def sections(n: dict, goals: list, best: list, worst: list, about: list) -> list:
     "(heading, html) of the whole page."
     p = n["parts"]
@@ -270,7 +271,7 @@ def sections(n: dict, goals: list, best: list, worst: list, about: list) -> list
             ("The best clips", say("The best of each scene in turn.") + player_grid(best)),
             ("What is undefined", undefined_list(n)), ("How it was measured", definitions()), ("This run", table(["", ""], about))]
 
-# %% ../../nbs/day08_proof/18_page.ipynb #5a5c8281
+# %% ../../nbs/day08_proof/18_page.ipynb #f0c09c01
 def write_proof(path, title: str, lead: str, parts: list) -> Path:
     "The page, whole or not at all."
     body = "".join(f"<h2>{esc(h)}</h2>{x}" for h, x in parts)

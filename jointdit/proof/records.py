@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['truth', 'against_truth', 'read_track', 'code_mark', 'find_judge', 'about', 'measure_clip']
 
-# %% ../../nbs/day08_proof/13_records.ipynb #0cc3ef36
+# %% ../../nbs/day08_proof/13_records.ipynb #d7202b14
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .judge import Judge
 from .plan import Batch
 from ..toyworld import FPS, RATE, ToyClip, is_held_out
 
-# %% ../../nbs/day08_proof/13_records.ipynb #fa157db2
+# %% ../../nbs/day08_proof/13_records.ipynb #c57d4d55
 def truth(
     clip: ToyClip,
 ) -> Track:     # seen and heard as they really are
@@ -34,7 +34,7 @@ def truth(
     seen, heard = ("level", "level") if clip.scene == "swell" else ("speed", "pitch")
     return Track(clip.scene, "curve", np.asarray(clip.curves[seen]), np.asarray(clip.curves[heard]), len(clip.frames) / FPS, float(FPS))
 
-# %% ../../nbs/day08_proof/13_records.ipynb #f41c6d06
+# %% ../../nbs/day08_proof/13_records.ipynb #afeba1a3
 def against_truth(
     t: Track,       # what was noted, or Undefined
     true: Track,    # of the clip that was given
@@ -46,13 +46,13 @@ def against_truth(
     n = min(len(seen), len(heard)) if t.kind == "curve" else None
     return Track(t.scene, t.kind, seen[:n], heard[:n], t.seconds, t.fps)
 
-# %% ../../nbs/day08_proof/13_records.ipynb #28aa564b
+# %% ../../nbs/day08_proof/13_records.ipynb #15ecbf1f
 def read_track(d: dict) -> Track:
     "A Track, or Undefined, from its JSON form."
     if "undefined" in d: return Undefined(d["undefined"])
     return Track(**{**d, "seen": np.asarray(d["seen"], float), "heard": np.asarray(d["heard"], float)})
 
-# %% ../../nbs/day08_proof/13_records.ipynb #bee321e1
+# %% ../../nbs/day08_proof/13_records.ipynb #94b0a79e
 @lru_cache(1)
 def code_mark() -> str:
     "Changes whenever a measure changes."
@@ -63,7 +63,7 @@ def find_judge():
     try: return Judge.load()
     except AssetError as e: return Undefined(str(e))
 
-# %% ../../nbs/day08_proof/13_records.ipynb #d5300acc
+# %% ../../nbs/day08_proof/13_records.ipynb #67d1d615
 def about(i: int, clip: ToyClip) -> dict:
     "What was asked for."
     return dict(i=i, scene=clip.scene, attributes=clip.attributes, caption=clip.caption, held_out=is_held_out(clip.scene, clip.attributes))
@@ -73,16 +73,17 @@ def measure_clip(i: int, clip: ToyClip, frames, wave) -> dict:
     t = track(frames, wave, FPS, RATE, clip.scene)
     return about(i, clip) | dict(track=to_json(t), truth=to_json(truth(clip)))
 
-# %% ../../nbs/day08_proof/13_records.ipynb #daf684a1
+# %% ../../nbs/day08_proof/13_records.ipynb #a6276239
 @patch
 def describe(self: Bench, frames, waves) -> tuple:  # list of readings, {"video", "audio", "joint", "i3d video", ...: (B, D)}
     "What the judge reads, its features, and those of the pretrained networks that were asked for."
-    judge, out = self.the_judge(), {}
-    if defined(judge): out = {k: np.asarray(x, float) for k, x in judge.features(frames, waves).items()}
+    judge = self.the_judge()
+    read, own = judge.study(frames, waves) if defined(judge) else ([judge] * len(frames), {})
+    out = {k: np.asarray(x, float) for k, x in own.items()}
     for name, say in self.describers().items(): out |= {f"{name} {k}": np.asarray(x, float) for k, x in say(frames, waves).items()}
-    return judge.read(frames, waves) if defined(judge) else [judge] * len(frames), out
+    return read, out
 
-# %% ../../nbs/day08_proof/13_records.ipynb #e7aca5ab
+# %% ../../nbs/day08_proof/13_records.ipynb #fc6e01b2
 @patch
 def the_judge(self: Bench):
     "Judge or Undefined, loaded once."
@@ -95,7 +96,7 @@ def describers(self: Bench) -> dict:
     if not hasattr(self, "_describers"): self._describers = {k: load_features(k, w) for k, w in self.settings.features.items()}
     return self._describers
 
-# %% ../../nbs/day08_proof/13_records.ipynb #5d8f0140
+# %% ../../nbs/day08_proof/13_records.ipynb #746c8054
 @patch
 def measured(self: Bench, b: Batch) -> dict:
     "Make a batch, look at it, listen to it, and note everything that the page will need."
@@ -106,7 +107,7 @@ def measured(self: Bench, b: Batch) -> dict:
     for r, x in zip(rows, read): r["reading"] = to_json(x)
     return dict(mark=self.mark(), cost=vars(cost), clips=rows, features=to_json(feats))
 
-# %% ../../nbs/day08_proof/13_records.ipynb #5c5cda36
+# %% ../../nbs/day08_proof/13_records.ipynb #01a29b2d
 @patch
 def mark(self: Bench) -> str:
     "What the numbers of a record depend on, beside the clips."
