@@ -4,7 +4,7 @@
 __all__ = ['Kept', 'tensors_in', 'activation_bytes', 'Bill', 'meta_model', 'memory_bill', 'sampling_bytes', 'published_settings',
            'meetings_table']
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #9832963e
+# %% ../../nbs/day04_joint/04_memory.ipynb #d1023d51
 import fnmatch
 from dataclasses import dataclass, fields, is_dataclass
 import torch
@@ -16,7 +16,7 @@ from .positions import STREAMS
 from ..settings import Knobs
 from ..timeline import AudioGrid, Timeline, VideoGrid
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #5530474a
+# %% ../../nbs/day04_joint/04_memory.ipynb #5fd9b71e
 class Kept:
     "A context that counts the bytes that autograd keeps for the backward pass, without the parameters."
     def __init__(self, model): self.own, self.storages = {p.untyped_storage()._cdata for p in model.parameters()}, {}
@@ -35,7 +35,7 @@ class Kept:
     @property
     def bytes(self): return sum(s.nbytes() for s in self.storages.values())
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #29abc2d5
+# %% ../../nbs/day04_joint/04_memory.ipynb #d4359142
 def tensors_in(tree):
     "All tensors in a state: dataclasses, dicts, lists, tuples."
     if torch.is_tensor(tree): yield tree
@@ -44,7 +44,7 @@ def tensors_in(tree):
     elif isinstance(tree, (list, tuple)):
         for x in tree: yield from tensors_in(x)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #3d9ee766
+# %% ../../nbs/day04_joint/04_memory.ipynb #f7418d8f
 class _Peak:
     "What enters the blocks of a step, and the inside of the largest."
     def __init__(self, model): self.model, self.held, self.inside = model, Kept(model), 0
@@ -61,12 +61,13 @@ class _Peak:
         if not hasattr(expert, "chain"): return self.run(lambda: expert.finish(state), state)
         for i in range(state.at, len(expert.chain)): state = self.run(lambda: expert(i, state), state)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #c366f35a
+# %% ../../nbs/day04_joint/04_memory.ipynb #ea69621b
 def _inputs(clock, batch, device="meta"):
     "Empty latents and times of a batch."
     shapes = {"video": clock.video_shape, "audio": clock.audio_shape}
     return {k: (torch.empty(batch, *s, device=device), torch.full((batch,), .5, device=device)) for k, s in shapes.items()}
 
+# %% ../../nbs/day04_joint/04_memory.ipynb #637a3ac1
 def _begun(model, clock, batch):
     "Both experts after their inputs, and the conditions."
     given = _inputs(clock, batch)
@@ -74,7 +75,7 @@ def _begun(model, clock, batch):
     cond = model.cond({k: t.amax((1, 2))[:, None] for k, t in times.items()})
     return {k: model.expert(k).begin(x, times[k], cond, model._layout(k, x, clock)) for k, (x, _) in given.items()}, cond
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #1f607c15
+# %% ../../nbs/day04_joint/04_memory.ipynb #f057aa97
 def activation_bytes(
     model,            # on the meta device, gradients asked for as in the stage
     clock: Timeline,
@@ -86,7 +87,7 @@ def activation_bytes(
     for k, s in states.items(): peak.finish(model.expert(k), s)
     return peak.held.bytes + peak.inside
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #17c5978d
+# %% ../../nbs/day04_joint/04_memory.ipynb #9129338e
 @dataclass
 class Bill:
     "Predicted bytes of a run."
@@ -97,7 +98,7 @@ class Bill:
     def total(self): return self.frozen + self.trained + self.activations
     def __str__(self): return f"frozen {self.frozen / 2**30:.1f}, trained {self.trained / 2**30:.1f}, activations {self.activations / 2**30:.1f}: {self.total / 2**30:.1f} GiB"
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #19f22e21
+# %% ../../nbs/day04_joint/04_memory.ipynb #f7a2e440
 def _learns(model, groups):
     "Marks who learns, as `train` does; returns names."
     named = model.param_groups_named()
@@ -105,12 +106,12 @@ def _learns(model, groups):
     for n, p in model.named_parameters(): p.requires_grad_(n in wanted)
     return wanted
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #65ae2ede
+# %% ../../nbs/day04_joint/04_memory.ipynb #85e28731
 def meta_model(settings: ModelSettings, dtype=torch.bfloat16):
     "A model of these settings without bytes, with gradient checkpointing."
     with torch.device("meta"): return build_model(settings.model_copy(update=dict(checkpointing=True))).to("meta", dtype)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #59efe9d4
+# %% ../../nbs/day04_joint/04_memory.ipynb #178c99dc
 def memory_bill(
     model,                # from `meta_model`
     clock: Timeline,
@@ -126,7 +127,7 @@ def memory_bill(
     with torch.set_grad_enabled(bool(groups)): acts = count(model, clock, batch)
     return Bill(size[False], size[True], acts)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #b8d831ac
+# %% ../../nbs/day04_joint/04_memory.ipynb #296fc8ae
 def sampling_bytes(model, clock: Timeline, batch: int) -> int:
     "Bytes of features in sampling: all skips, and four times the largest map (a layer's input, output and halves)."
     (states, _), out = _begun(model, clock, batch), 0
@@ -138,7 +139,7 @@ def sampling_bytes(model, clock: Timeline, batch: int) -> int:
         out += most
     return out
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #ad6d86d2
+# %% ../../nbs/day04_joint/04_memory.ipynb #4b5ff680
 def published_settings(**more) -> ModelSettings:
     "Stable Video Diffusion and AudioLDM2 at their real sizes, with the joint blocks of configs/svd, without any weight."
     from jointdit.assets.unet_config import AUDIOLDM2, SVD
@@ -149,7 +150,7 @@ def published_settings(**more) -> ModelSettings:
     shapes = dict(width_v=1024, width_a=512, heads=16, head_dim=64, cond_width=256, channels_v=4, text_dim=1024, image_dim=1024, n_text=77, n_image=16)
     return ModelSettings(**shapes | dict(expert_v=e_v, expert_a=e_a) | more)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #496d10c5
+# %% ../../nbs/day04_joint/04_memory.ipynb #b6b956b5
 def meetings_table(model, clock: Timeline) -> str:
     "One line a joint block: after which layers, how many tokens of which width, how many parameters."
     lines = [f"{'':>3} {'video after':<12} {'tokens':>7} {'grid':<14} {'width':>5}   {'audio after':<12} {'tokens':>6} {'grid':<13} {'width':>5}   parameters"]

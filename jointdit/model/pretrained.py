@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ChainLayout', 'chain_layout', 'ChainState', 'same_time', 'PretrainedExpert']
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #735f3495
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #45fde536
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 import torch
@@ -20,7 +20,7 @@ from .positions import STREAMS, VIDEO, Layout, stream_layout
 from .protocol import Expert, ExpertSettings
 from .schedules import make_noise, over
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #8e99278e
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #44c997af
 @dataclass(frozen=True, eq=False)
 class ChainLayout(Layout):
     "Layout of the latents of a pretrained expert; `at(level)` is that of a map that was halved so often."
@@ -29,23 +29,24 @@ class ChainLayout(Layout):
     halved: tuple = ()                          # which axes are halved
     made: dict = field(default_factory=dict)    # level -> Layout
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #99f333fb
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #56982dc4
 def _of_level(clock, kind, shape, halved, level):
     return stream_layout(clock, kind, shape, tuple(2**level if h else 1 for h in halved))
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #3a00b8fe
 @patch
 def at(self: ChainLayout, level: int) -> Layout:
     "Layout of a feature map after `level` halvings."
     if level not in self.made: self.made[level] = _of_level(self.clock, int(self.stream[0]), self.shape, self.halved, level)
     return self.made[level]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #e894112b
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #c7ed0a54
 def chain_layout(clock: Timeline, kind: int, shape: tuple, halved: tuple) -> ChainLayout:
     "Layout of latents (T, rows, columns) whose `halved` axes shrink with the level. Raises ModelError."
     l = _of_level(clock, kind, shape, halved, 0)
     return ChainLayout(l.stream, l.place, l.segment, l.clean, l.grid, l.step, clock, shape, halved)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #505df510
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #2f96e59c
 @dataclass
 class ChainState:
     "What a pretrained expert carries from layer to layer; nobody else looks inside."
@@ -58,7 +59,7 @@ class ChainState:
     skips: tuple = ()
     tied: bool = False       # the features are also the last skip
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #9cdab8d5
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #43ed8adc
 def same_time(
     x: torch.Tensor,     # latents
     t: torch.Tensor,     # (B, n) times of the steps of the stream's time axis
@@ -71,7 +72,7 @@ def same_time(
     add = (top[:, None]**2 - (t * keep)**2).clamp_min(0).sqrt()
     return torch.where(over(t < top[:, None], x), over(keep, x) * x + over(add, x) * noise.to(x), x), top
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #6f2a4112
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #601a65c0
 class PretrainedExpert(Expert):
     "A published denoiser behind the words of an expert. Subclasses give build, chain, conditions, enter, run, leave, to_tokens and from_tokens."
     sources, halved, home = {}, (False, False, False), "unet"   # home: the network's own folder
@@ -88,54 +89,58 @@ class PretrainedExpert(Expert):
         self._held, self._flops = {}, {}
         self.open(n)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #4a9207ca
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #1a0bf054
 @patch
 def open(self: PretrainedExpert, n: int|None = None):
     "Place the cut; n: meetings wanted, where the settings do not name them. Raises ModelError."
     self.meet, self.inlet = place_cut(self.chain, self.settings.cut, self.name, n)
     self.widths = [self.chain[i].width for i in self.meet]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #3aa55de6
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #65b73857
 @patch
 def set_statistics(self: PretrainedExpert, mean, std):
     "Statistics of a cache (C,): taken only by an expert without a scaling of its own. Raises ModelError if they do not fit."
     if self.settings.scaling is None and self.settings.mean is None: Expert.set_statistics(self, mean, std)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #965d566e
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #60970dee
 @patch
 def time_map(self: PretrainedExpert, u, n_tokens: int = 0):
     "This expert's time at the shared time u."
     return self.noise.time_map(u, n_tokens)
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #92f3a5c8
 @patch
 def walk(self: PretrainedExpert, us, n_tokens: int = 0):
     "Times along a sampler's walk: shared, or those of the official sampler."
     return (self.noise.walk if self.settings.walk == "published" else self.time_map)(us, n_tokens)
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #44a45e0a
 @patch
 def weigh(self: PretrainedExpert, x, t):
     "Velocities in the measure of the network's own words: near pure noise an epsilon model's small error is a huge velocity."
     return x * over(self.noise.weight(t), x)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #b01c2c97
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #b9d7f2a3
 @patch
 def layout(self: PretrainedExpert, x, clock: Timeline) -> ChainLayout:
     "Where the latents x lie under a clock."
     shape = (x.shape[1], *x.shape[3:]) if self.kind == VIDEO else (*x.shape[2:], 1)
     return chain_layout(clock, self.kind, shape, self.halved)
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #1fbce361
 @patch
 def layouts(self: PretrainedExpert, layout) -> list:
     "Layouts of the tokens at each meeting."
     return [layout.at(self.chain[i].level) for i in self.meet]
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #70cc0a8d
 @patch
 def token_times(self: PretrainedExpert, t):  # (B,) or one time per latent
     "(B, K, p): noise times within each step that the ports are told apart."
     if t.ndim == 1: return t[:, None, None]
     return t[:, None] if self.halved[0] else t[:, :, None]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #9d1c74af
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #ee7c41c5
 def _found(ctx, where, wanted):
     "(tokens (B, S, D), mask or None) of a context. Raises ModelError."
     if where == "pooled": return ctx.pooled[:, None], None
@@ -144,9 +149,10 @@ def _found(ctx, where, wanted):
     raise ModelError(f"this expert wants {wanted!r}, which its own encoders make, and the condition has only {sorted(ctx.more) or 'CLIP'}. "
                      "Name the expert's folder in clip.experts when caching and sampling, or point `sources` elsewhere.")
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #d54a2501
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #29aff669
 def _grown(x, n): return x if x.shape[1] >= n else F.pad(x, (0, 0) * (x.ndim - 2) + (0, n - x.shape[1]))
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #faf8e67e
 @patch
 def condition(self: PretrainedExpert, key: str, cond, B: int) -> tuple:
     "(tokens (B, S, D), mask (B, S) or None) of one of the network's conditions; absent or dropped ones replaced."
@@ -162,7 +168,7 @@ def condition(self: PretrainedExpert, key: str, cond, B: int) -> tuple:
     if mask is not None: mask = torch.where(drop[:, None], _grown(real[None], n), _grown(mask.bool(), n))
     return torch.where(drop[:, None, None], _grown(null, n), _grown(x, n)), mask
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #17799bfa
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #02130fe0
 @patch
 def set_absent(self: PretrainedExpert, text=None, image=None):
     "Takes over what the network's encoders say about an empty text and no image (Context of one, or None). Raises ModelError."
@@ -175,23 +181,25 @@ def set_absent(self: PretrainedExpert, text=None, image=None):
         if x.shape[1] != absent.shape[1]: raise ModelError(f"{self.name} expert: {key} of an empty {kind} has width {x.shape[1]}, the network takes {absent.shape[1]}")
         absent.zero_()[:len(x)] = x[:len(absent)].to(absent)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #d5d34531
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #83ee2de3
 @patch
 def _format(self: PretrainedExpert): return next(self.net.parameters()).dtype
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #c7576538
 @patch
 def _own_numbers(self: PretrainedExpert, device):
     "The network's own number format, not autocast's, unless its weights are fp32."
     plain = self._format() == torch.float32 or not torch.amp.is_autocast_available(device.type)
     return nullcontext() if plain else torch.autocast(device.type, enabled=False)
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #e0f020f6
 def _outside(x):
     "Features in the format of the joint block."
     if not torch.amp.is_autocast_available(x.device.type): return x
     on = torch.is_autocast_enabled(x.device.type)
     return x.to(torch.get_autocast_dtype(x.device.type) if on else torch.float32)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #c57466f0
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #b093046a
 @patch
 def settle(self: PretrainedExpert, dtype=None):
     "Weights that are all frozen are kept in the format of the matrix products, or as the settings say."
@@ -199,23 +207,25 @@ def settle(self: PretrainedExpert, dtype=None):
     want = torch.float32 if any(p.requires_grad for p in self.net.parameters()) else want
     if self._format() != want: nn.Module.to(self.net, want)      # diffusers' own `to` warns of what is meant here
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #272bf7b3
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #059f156e
 @patch
 def forward(self: PretrainedExpert, i: int, state: ChainState) -> ChainState:
     "Layer i."
     return replace(self.run(self.chain[i], state), at=i + 1)
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #20affc2e
 @patch
 def _brought(self: PretrainedExpert, i: int, device) -> dict:
     "Copies of a layer's tensors on the device."
     return {f"net.{n}": p.to(device, non_blocking=True) for n, p in self.net.named_parameters() if n.startswith(self.chain[i].owns)}
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #b7df4a36
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #55ee3eb8
 @patch
 def _one(self: PretrainedExpert, i: int, state: ChainState) -> ChainState:
     if not self.settings.offload: return self(i, state)
     return functional_call(self, self._brought(i, state.x.device), (i, state))
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #f296f198
 @patch
 def go(self: PretrainedExpert, state: ChainState, until: int, again: bool = False) -> ChainState:
     "On to layer `until`; with `again`, layers are recomputed in the backward pass."
@@ -224,7 +234,7 @@ def go(self: PretrainedExpert, state: ChainState, until: int, again: bool = Fals
         for i in range(state.at, until): state = checkpoint(self._one, i, state, use_reentrant=False) if again else self._one(i, state)
     return state
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #12800c45
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #12b2ff89
 @patch
 def _noise_for(self: PretrainedExpert, x):
     "The one noise that given latents get: of one clip's shape."
@@ -232,12 +242,14 @@ def _noise_for(self: PretrainedExpert, x):
     if key not in self._held: self._held[key] = torch.randn(x.shape[1:], generator=named_rng("given", *x.shape[1:])).to(x.device)
     return self._held[key]
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #c742e7b8
 @patch
 def level_out(self: PretrainedExpert, x, t) -> tuple:
     "Latents and times as the network can take them: one time for a clip."
     if t.shape[1] == 1: return x, t[:, 0]
     return same_time(x, t, self._noise_for(x))
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #694a4648
 @patch
 def begin(self: PretrainedExpert, x, t, cond, layout) -> ChainState:
     "Latents into the network, as far as its input goes."
@@ -246,42 +258,45 @@ def begin(self: PretrainedExpert, x, t, cond, layout) -> ChainState:
     with self._own_numbers(x.device): state = self.enter(ChainState(noisy, noisy, own_t, layout), x, t, cond)
     return self.go(state, self.inlet, again=True)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #e4c5b781
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #1486e3c9
 @patch
 def step(self: PretrainedExpert, i: int, state: ChainState) -> ChainState:
     "On to the i-th meeting."
     return self.go(state, self.meet[i] + 1)
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #2a720995
 @patch
 def tokens(self: PretrainedExpert, state: ChainState) -> tuple:
     "The features as tokens (B, N, D), and where they lie."
     return _outside(self.to_tokens(state)), state.layout.at(self.chain[state.at - 1].level)
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #3dda6c48
 @patch
 def add(self: PretrainedExpert, state: ChainState, delta) -> ChainState:
     "Takes in what the meeting brought, as if the layer had said it itself: a skip that was made of it carries it on."
     x = state.x + self.from_tokens(state, delta.to(state.x.dtype))
     return replace(state, x=x, skips=(*state.skips[:-1], x) if state.tied else state.skips)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #ccee5554
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #2def6467
 @patch
 def finish(self: PretrainedExpert, state: ChainState) -> torch.Tensor:
     "Through the rest of the network; its words as a velocity (fp32)."
     state = self.go(state, len(self.chain), again=True)
     return self.noise.leave(self.leave(state), state.noisy, state.t)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #7877add3
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #15d199ca
 @patch
 def part(self: PretrainedExpert, name: str) -> str:
     "Which part of the expert a tensor belongs to: in, blocks or out."
     return part_of(owner(self.chain, name.removeprefix("net.")), len(self.chain), self.meet, self.inlet)
 
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #7a0ffcdd
 @patch
 def borrowed(self: PretrainedExpert) -> set:
     "Names of the tensors that come from the published folder."
     return {f"net.{n}" for n in self.net.state_dict()} if self.settings.folder else set()
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #3bd0fb59
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #16b4039f
 @patch
 def _apply(self: PretrainedExpert, fn, recurse=True):
     "An offloaded network stays where it is; only the few tensors beside it move."
@@ -289,7 +304,7 @@ def _apply(self: PretrainedExpert, fn, recurse=True):
     for k, b in self._buffers.items(): self._buffers[k] = fn(b)
     return self
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #f141f169
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #76b6d77a
 @patch
 def flops_of(self: PretrainedExpert, layout) -> int:
     "Operations of the matrix products and convolutions of one sample."

@@ -5,7 +5,7 @@ __all__ = ['CONFIGS', 'ACTS', 'RUNS', 'SHIPPED', 'LIMIT', 'PLACES', 'CURVE', 'KI
            'measure_acts', 'share_of_real', 'run_card', 'ship', 'shipped_strangers', 'strangers_chart',
            'strangers_words']
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #d0a84d30
+# %% ../../nbs/day08_proof/25_strangers.ipynb #b8b5157a
 from pathlib import Path
 
 import torch
@@ -23,12 +23,12 @@ from ..train.export import export_checkpoint
 from ..train.metrics import read_metrics
 from ..train.stage import run_stage, stage_settings
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #4ef06e6e
+# %% ../../nbs/day08_proof/25_strangers.ipynb #cbd1acac
 CONFIGS = "configs/toy_experts"
 ACTS = {"alone": ("A", "alone"), "join": ("A", "stage_a"), "tune": ("B", "stage_b")}
 RUNS = {"alone": "day05_stage_a_toy_alone", "join": "day05_stage_a_toy_experts", "tune": "day07_stage_b_toy_experts"}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #f6e3f99f
+# %% ../../nbs/day08_proof/25_strangers.ipynb #e1e4d515
 def export_experts(
     ckpt,                        # of the act `alone`
     folder="data/toy_experts",   # gets video/ and audio/
@@ -43,7 +43,7 @@ def export_experts(
         save_expert(e, f"{folder}/{e.name}"); out.append(Path(folder)/e.name)
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #c1ad9b7a
+# %% ../../nbs/day08_proof/25_strangers.ipynb #542b072e
 def act(
     name: str,          # alone, join or tune
     options: dict = None,   # dotted name -> value
@@ -59,13 +59,13 @@ def act(
         for f in export_experts(result.checkpoint, folder): print(f"expert written: {f}")
     return result
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #2ee5190f
+# %% ../../nbs/day08_proof/25_strangers.ipynb #ac926b49
 def look(ckpt, n: int, steps: int) -> dict:
     "Sync and captions of n clips of a checkpoint."
     bench = load_bench(ProofSettings(ckpt=str(ckpt), runtime=Runtime(dtype="fp32")), say=lambda line: None)
     return as_record(quick_sync(bench, n, steps))
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #e1fd02f8
+# %% ../../nbs/day08_proof/25_strangers.ipynb #4b384541
 def measure_acts(
     root="checkpoints",
     out="outputs/toy_experts/report.json",
@@ -85,16 +85,17 @@ def measure_acts(
         row(name, dict(checkpoint=str(path), hash=file_hash(path)[:16], clips=n, steps=steps), lambda: look(path, n, steps))
     return rows
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #a4b920dc
+# %% ../../nbs/day08_proof/25_strangers.ipynb #05c84739
 def share_of_real(row: dict, real: dict, kind: str = "f1"):
     "How far a model is from chance (0) to real clips (1), in events (f1) or curves (correlation); None where that is undefined."
     x, c, r = row.get(f"sync_{kind}"), row.get(f"sync_{kind}_chance"), real.get(f"sync_{kind}")
     return None if None in (x, c, r) or r <= c else (x - c) / (r - c)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #cbff264f
+# %% ../../nbs/day08_proof/25_strangers.ipynb #87e5a866
 SHIPPED, LIMIT = "toy:experts", 15_000_000
 PLACES = ("data.cache_dir", "output.ckpt_root", "output.log_root", "init")    # where things lay on the machine of the run
 
+# %% ../../nbs/day08_proof/25_strangers.ipynb #e8aa40dc
 def _at_home(settings: dict, cfg: dict) -> dict:
     "Settings of a run with the places of the settings file."
     out = {k: dict(v) if isinstance(v, dict) else v for k, v in settings.items()}
@@ -103,11 +104,13 @@ def _at_home(settings: dict, cfg: dict) -> dict:
         (out[top[0]] if top else out)[key] = (cfg[top[0]] if top else cfg)[key]
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #a473ce76
+# %% ../../nbs/day08_proof/25_strangers.ipynb #32e66143
 CURVE = ("sync_f1", "sync_f1_chance", "sync_correlation", "sync_correlation_chance", "captions_right", "heldout_v", "heldout_a")
 
+# %% ../../nbs/day08_proof/25_strangers.ipynb #41e04655
 def _yaml(name): return stage_settings(ACTS[name][0], f"{CONFIGS}/{ACTS[name][1]}.yaml").settings.model_dump(mode="json")
 
+# %% ../../nbs/day08_proof/25_strangers.ipynb #47d5dd8c
 def run_card(
     name: str,     # of the act
     ckpt,          # its checkpoint
@@ -121,7 +124,7 @@ def run_card(
                 minutes=round(max([r.get("elapsed", 0) for r in rows], default=0) / 60, 1), curve=curve,
                 changed={k: b for k, (_, b) in changed.items() if not k.startswith("model.")})
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #8c3a286d
+# %% ../../nbs/day08_proof/25_strangers.ipynb #557aedd4
 def _measured(report, path) -> dict:
     "The rows of a report, without places; the way from chance to real of each act. Raises CheckpointError."
     rows = load_json(report) if Path(report).is_file() else {}
@@ -131,18 +134,19 @@ def _measured(report, path) -> dict:
     for name in set(rows) & set(RUNS): out[name] |= {f"share_of_real_{k}": share_of_real(rows[name], rows["real"], k) for k in ("f1", "correlation")}
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #340da505
+# %% ../../nbs/day08_proof/25_strangers.ipynb #80d8bb66
 def _expert_files(model: dict) -> dict:   # where to -> Path
     "Files of both experts of a checkpoint, of the weights that it stands on and no others. Raises AssetError, CheckpointError."
     known = resolve_experts(ModelSettings(**model))
     roots = {k: toy_path(known.expert(k).folder) for k in STREAMS}
     return {f"{k}/{f.relative_to(root)}": f for k, root in roots.items() for f in sorted(root.rglob("*")) if f.is_file()}
 
+# %% ../../nbs/day08_proof/25_strangers.ipynb #343003b4
 def _moved_in(model: dict) -> dict:
     "Model settings whose experts lie in the package."
     return model | {f"expert_{k[0]}": model[f"expert_{k[0]}"] | dict(folder=f"{SHIPPED}/{k}") for k in STREAMS}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #03515bc8
+# %% ../../nbs/day08_proof/25_strangers.ipynb #f023d433
 def ship(
     root="checkpoints",
     logs="logs",
@@ -162,15 +166,16 @@ def ship(
     for name, f in files.items(): write_atomic(out/name, f.read_bytes())
     return made
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #1954f5d6
+# %% ../../nbs/day08_proof/25_strangers.ipynb #1271e387
 def shipped_strangers():   # (path, card), or None
     "The joined strangers that come with the package, if they do."
     path = toy_path(f"{SHIPPED}/model.safetensors")
     return (path, load_json(path.with_name("card.json"))) if path.is_file() else None
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #7885f81f
+# %% ../../nbs/day08_proof/25_strangers.ipynb #d27edbea
 KINDS = {"f1": "events (F1)", "correlation": "curves (correlation)"}
 
+# %% ../../nbs/day08_proof/25_strangers.ipynb #d0bd9691
 def _curves(ax, card):
     "Sync over the steps of the acts that met, one after the other."
     at, ends = 0, []
@@ -185,7 +190,7 @@ def _curves(ax, card):
     ax.set(title="joint blocks learn, then everything (dotted: chance)", xlabel="step", ylim=(-.15, 1.05))
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #2a1422a4
+# %% ../../nbs/day08_proof/25_strangers.ipynb #a7fcb2e0
 def _bars(ax, card):
     "Each act and real clips, two bars each, a line at chance."
     rows = {n: card["measured"][n] for n in (*RUNS, "real") if n in card["measured"]}
@@ -196,7 +201,7 @@ def _bars(ax, card):
             if (c := r.get(f"sync_{k}_chance")) is not None: ax.plot([at - .19, at + .19], [c, c], color="k", lw=1.5)
     ax.set_xticks([i + .2 for i in range(len(rows))], list(rows)); ax.set(title="reached (black: chance)", ylim=(-.15, 1.05)); ax.legend(fontsize=7)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #1d3920eb
+# %% ../../nbs/day08_proof/25_strangers.ipynb #e6227f1b
 def strangers_chart(card: dict):   # matplotlib Figure
     "The card of joined strangers as two pictures."
     from matplotlib.figure import Figure
@@ -205,7 +210,7 @@ def strangers_chart(card: dict):   # matplotlib Figure
     _curves(left, card); _bars(right, card)
     return fig
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #e9a7591c
+# %% ../../nbs/day08_proof/25_strangers.ipynb #49858af3
 def strangers_words(card: dict) -> str:
     "What was measured, a line for each act."
     rows, alone = card["measured"], card["measured"].get("alone", {}).get("captions_right")

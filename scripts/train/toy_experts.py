@@ -10,12 +10,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class Act(str, Enum):
-    alone, join, tune, measure, ship = "alone", "join", "tune", "measure", "ship"
+    alone, export, join, tune, measure, ship = "alone", "export", "join", "tune", "measure", "ship"
 
 
 @app.command()
 def main(
-    what: Annotated[Act, typer.Argument(help="alone: both experts, strangers (about 50 min on a core); join: joint blocks only (40 min); tune: Stage B (25 min); measure: sync of all; ship: into the package")],
+    what: Annotated[Act, typer.Argument(help="alone: both experts, strangers (about 50 min on a core); export: those of a run that was stopped; join: joint blocks only (40 min); tune: Stage B (25 min); measure: sync of all; ship: into the package")],
     cache: Annotated[Optional[str], typer.Option(help="latent cache of toy clips")] = None,
     max_steps: Annotated[Optional[int], typer.Option(help="optimiser steps")] = None,
     max_minutes: Annotated[Optional[float], typer.Option(help="stop after so many minutes")] = None,
@@ -27,7 +27,8 @@ def main(
     "Settings: configs/toy_experts/*.yaml. Experts go to data/toy_experts, the report to outputs/toy_experts/report.json."
     from common import sync_on_the_way
     with user_errors():
-        from jointdit.proof.strangers import act, measure_acts, ship
+        from jointdit.proof.strangers import RUNS, act, export_experts, measure_acts, ship
+        if what is Act.export: print("experts written:", *export_experts(f"{root}/{RUNS['alone']}")); return
         if what is Act.measure: measure_acts(root, n=clips); return
         if what is Act.ship: print(f"wrote {ship(root, logs)}, its card and both experts"); return
         places = {"output.ckpt_root": root, "output.log_root": logs, "data.cache_dir": cache}
