@@ -30,7 +30,8 @@ def main() -> None:
     layer("1 sync gate", [sys.executable, "scripts/dev/sync_gate.py"])
     layer("2 nbdev_test", [BIN / "nbdev_test", "--n_workers", workers, "--timing"])
     layer("3 papermill", [*coverage, "run", "scripts/dev/run_notebooks.py"])
-    layer("4 pytest", [*coverage, "run", "-m", "pytest", "-q", "-n", workers, "--durations=10"])
+    # whole files to a worker: what a file prepares is prepared once, and its tests meet in their order
+    layer("4 pytest", [*coverage, "run", "-m", "pytest", "-q", "-n", workers, "--dist", "loadfile", "--no-loadscope-reorder", "--durations=10"])
     subprocess.run([*map(str, coverage), "combine", "-q"], cwd=ROOT)
     layer("coverage", [*coverage, "report", f"--fail-under={COVERAGE_AT_LEAST}"])
     print(f"\nall four layers passed in {time.time() - start:.0f} s")
