@@ -108,6 +108,9 @@ def test_frozen_experts_shrink_to_the_format_of_the_products(root):
 def test_missing_and_wrong_folders(root, tmp_path):
     with pytest.raises(AssetError) as e: resolve_experts(H.ModelSettings(expert_v=dict(folder=str(tmp_path/"svd"))))
     for words in ("svd/unet/diffusion_pytorch_model.safetensors", "3.05 GB", "stabilityai/stable-video-diffusion-img2vid", "Licences", "make assets PROFILE=svd"): assert words in str(e.value)
+    with pytest.raises(AssetError) as e: resolve_experts(H.ModelSettings(expert_v=dict(folder=str(tmp_path/"ltx"))))
+    for words in ("ltx/transformer/diffusion_pytorch_model-00002-of-00002.safetensors   (missing; about 2.75 GB)", "diffusion_pytorch_model.safetensors.index.json   (missing; small)",
+                  "Lightricks/LTX-Video/resolve/main/vae", "licence", "make assets PROFILE=ltx"): assert words in str(e.value)
     with pytest.raises(ModelError, match="makes audio, not video"):
         build_model(resolve_experts(H.ModelSettings(expert_v=dict(folder=str(root/"models/audio")))))
     with pytest.raises(TrainError, match="8 channels"): resolve_experts(H.ModelSettings(expert_v=dict(folder=str(root/"models/video"))), {"channels_v": 8})

@@ -4,7 +4,7 @@
 __all__ = ['LOCK', 'Mirror', 'where_to_put', 'missing_text', 'check_room', 'refusal', 'writable', 'resolve', 'fetch_todo',
            'wanted_files', 'fetch_parts', 'fetch_profile', 'part_line', 'profile_table']
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #c00c6390
+# %% ../../nbs/day01_assets/00_mirror.ipynb #16621ad5
 import os, shutil, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from .catalogue import (PARTS, PROFILE_HELP, PROFILES, Part, choices, hash_fault, licence_lines,
-                                       local_file, parts_of, shape_fault, size_text, toy_lines)
+                                       local_file, parts_of, shape_fault, size_text, toy_lines, weight_megabytes)
 from .hub import HubFetcher, Unreachable, choose, fetch_file, partial_path
 from ..core import AssetError, file_hash, is_disk_full, load_json, save_json
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #b9c02127
+# %% ../../nbs/day01_assets/00_mirror.ipynb #65c66334
 LOCK = "assets.lock.json"
 
 @dataclass
@@ -34,7 +34,7 @@ class Mirror:
         try: self.files = load_json(self.root/LOCK)["files"]
         except Exception: self.say(f"{self.root/LOCK} cannot be read: every file will be verified anew.")
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #1dc9f5c4
+# %% ../../nbs/day01_assets/00_mirror.ipynb #16edccb5
 @patch
 def record(self: Mirror, key, part, commit, remote):
     "Write down that a file has been verified (`remote` None: placed by hand, by its structure only)."
@@ -46,7 +46,7 @@ def record(self: Mirror, key, part, commit, remote):
         "verified": "hash of the hub" if remote else "structure only (placed by hand)"}
     save_json(self.root/LOCK, {"about": "verified files, by scripts/assets/fetch_assets.py", "files": self.files})
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #db976784
+# %% ../../nbs/day01_assets/00_mirror.ipynb #d858c818
 @patch
 def fault(self: Mirror, key, verify=False) -> str|None:
     "Why a local file cannot be used as it is: missing, changed, damaged; or None."
@@ -58,7 +58,7 @@ def fault(self: Mirror, key, verify=False) -> str|None:
     doubt = verify or st.st_mtime_ns != known["mtime_ns"]
     if doubt and file_hash(path) != known["sha256"]: return "changed since it was verified"
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #b291c6ea
+# %% ../../nbs/day01_assets/00_mirror.ipynb #23e6f8a9
 @patch
 def adopt(self: Mirror, part):
     "Give files that somebody placed under their hub name the local name."
@@ -70,7 +70,7 @@ def adopt(self: Mirror, part):
         hit.rename(folder/local_file(entry))
         self.say(f"{hit.name} in {part.name}: renamed to {local_file(entry)}")
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #d5357a32
+# %% ../../nbs/day01_assets/00_mirror.ipynb #f799cd8a
 @patch
 def missing(self: Mirror, parts, verify=False) -> list:  # of (part, entry, key, why)
     "The needed files that cannot be used."
@@ -82,14 +82,14 @@ def missing(self: Mirror, parts, verify=False) -> list:  # of (part, entry, key,
             if why and not (entry.endswith("?") and why == "missing"): out.append((part, entry, key, why))
     return out
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #84038740
+# %% ../../nbs/day01_assets/00_mirror.ipynb #63e56a22
 @patch
 def optional(self: Mirror, parts) -> list:  # of (part, entry, key, why)
     "The files that are fetched if the hub has them."
     keys = [(p, e, f"{p.name}/{local_file(e)}") for p in parts for e in p.files if e.endswith("?")]
     return [(p, e, k, "optional") for p, e, k in keys if not (self.root/k).is_file()]
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #fee227b3
+# %% ../../nbs/day01_assets/00_mirror.ipynb #24dc2af2
 @patch
 def unproven(self: Mirror, parts) -> list:  # of (part, entry, key, why)
     "Files that were never compared with the hub."
@@ -97,16 +97,17 @@ def unproven(self: Mirror, parts) -> list:  # of (part, entry, key, why)
     return [(p, e, k, "unproven") for p, e, k in keys if (self.root/k).is_file()
             and not self.files.get(k, {}).get("path")]
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #e7b11f12
+# %% ../../nbs/day01_assets/00_mirror.ipynb #3ee7c3d1
 def where_to_put(mirror, part, entry, key, why, fetcher) -> list:  # of str
     "For one missing file: its place, its size as well as we know it, its addresses."
     known = mirror.files.get(key, {}).get("size")
-    about = f"about {size_text(part.megabytes*10**6)}" if ".safetensors" in entry and part.megabytes else "small"
+    mb = weight_megabytes(part, entry)
+    about = f"about {size_text(mb*10**6)}" if mb else "small"
     urls = [fetcher.url(part, f"{part.subfolder}/{c}".lstrip("/")) for c in choices(entry)]
     size = size_text(known) if known else about
     return [f"  {mirror.root/key}   ({why}; {size})"] + [f"      from {u}" for u in urls]
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #3de90b10
+# %% ../../nbs/day01_assets/00_mirror.ipynb #acca74dc
 def missing_text(mirror, missing, fetcher, reason) -> str:
     "The whole list of what to put where."
     lines = [f"The hub cannot be asked ({reason}) and {len(missing)} file(s) are not usable in {mirror.root}.",
@@ -115,7 +116,7 @@ def missing_text(mirror, missing, fetcher, reason) -> str:
     parts = {p.name: p for p, *_ in missing}.values()
     return "\n".join(lines + ["Licences:"] + ["  " + l for l in licence_lines(parts)])
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #182e3cd6
+# %% ../../nbs/day01_assets/00_mirror.ipynb #6c2fce36
 def check_room(root, todo, spare=64_000_000):
     "Raise AssetError when the disk has less room than the files still need."
     have = lambda r: partial_path(root, r).stat().st_size if partial_path(root, r).exists() else 0
@@ -124,14 +125,14 @@ def check_room(root, todo, spare=64_000_000):
     if free < need: raise AssetError(f"{root}: {size_text(free)} free, {size_text(need)} needed. Free some space, "
                                      "choose a smaller profile, or give another folder with --root.")
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #6e122697
+# %% ../../nbs/day01_assets/00_mirror.ipynb #97fc0790
 def refusal(root, e) -> str:
     "What to tell a user whose folder cannot be written (e: an OSError)."
     if is_disk_full(e): return (f"{root}: the disk is full. What has arrived is kept: free some space and run the same "
                                 "command, it continues where it stopped.")
     return f"{e.filename or root}: cannot be written ({e.strerror or e}). Give a folder of yours with --root."
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #1d1a2377
+# %% ../../nbs/day01_assets/00_mirror.ipynb #ebb0f192
 @contextmanager
 def writable(root):
     "Make the folder and hold it for one program; the ways in which that fails become AssetError."
@@ -141,7 +142,7 @@ def writable(root):
     except Timeout: raise AssetError(f"{root}: another fetch is running on this folder. Wait for it to end.") from None
     except OSError as e: raise AssetError(refusal(root, e)) from None
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #8024b14f
+# %% ../../nbs/day01_assets/00_mirror.ipynb #6d1a8afc
 def resolve(mirror, missing, fetcher) -> list:  # of (part, key, commit, Remote)
     "Ask the hub about the missing files; a repository is asked once."
     asked, todo = {}, []
@@ -152,7 +153,7 @@ def resolve(mirror, missing, fetcher) -> list:  # of (part, key, commit, Remote)
         if remote: todo.append((part, key, commit, remote))
     return todo
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #2eb8c993
+# %% ../../nbs/day01_assets/00_mirror.ipynb #dc5f4190
 def fetch_todo(todo, mirror, fetcher):
     "Fetch, verify and record, one file after the other, under one bar."
     with tqdm(total=sum(r.size for *_, r in todo), unit="B", unit_scale=True, dynamic_ncols=True, mininterval=.5,
@@ -164,7 +165,7 @@ def fetch_todo(todo, mirror, fetcher):
             else: fetch_file(fetcher, part, commit, remote, target, mirror.root, bar)
             mirror.record(key, part, commit, remote)
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #7f254592
+# %% ../../nbs/day01_assets/00_mirror.ipynb #695e3cf8
 def wanted_files(parts, mirror, offline, verify) -> list:  # of (part, entry, key, why)
     "What has to be fetched or compared; says aloud what was found damaged."
     for part in parts: mirror.adopt(part)
@@ -174,7 +175,7 @@ def wanted_files(parts, mirror, offline, verify) -> list:  # of (part, entry, ke
     wanted, seen = mirror.optional({p.name: p for p, *_ in bad}.values()) + bad, {k for *_, k, _ in bad}
     return wanted + [u for u in mirror.unproven(parts) if u[2] not in seen and verify and not offline]
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #cceb6919
+# %% ../../nbs/day01_assets/00_mirror.ipynb #3fa6482f
 def fetch_parts(parts, mirror, fetcher, offline=False, verify=False) -> list:  # of what was fetched or compared
     "Make a list of parts complete; see `fetch_profile`."
     if not (wanted := wanted_files(parts, mirror, offline, verify)): return []
@@ -188,7 +189,7 @@ def fetch_parts(parts, mirror, fetcher, offline=False, verify=False) -> list:  #
         raise AssetError(missing_text(mirror, mirror.missing(parts, verify), fetcher, e)) from None
     return todo
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #26e46846
+# %% ../../nbs/day01_assets/00_mirror.ipynb #ac8bc138
 @patch
 def settle(self: Mirror, parts):
     "Write down the files that were placed by hand, if the folder can be written."
@@ -198,7 +199,7 @@ def settle(self: Mirror, parts):
             if key not in self.files and (self.root/key).is_file(): self.record(key, part, None, None)
     except OSError: self.say(f"{self.root} cannot be written: its files are used as they are.")
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #955e6d55
+# %% ../../nbs/day01_assets/00_mirror.ipynb #1c9f31f8
 def fetch_profile(profile,                # "toy", "codecs" or "svd"; see `jointdit.assets.catalogue`
                   root="assets/models",   # where the folders are made
                   only=None,              # names of parts, or of their beginnings
@@ -219,13 +220,13 @@ def fetch_profile(profile,                # "toy", "codecs" or "svd"; see `joint
         f"({size_text(sum(r.size for *_, r in done))}) in {time.time() - start:.1f} s.")
     return [mirror.root/p.name for p in parts]
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #eb00804e
+# %% ../../nbs/day01_assets/00_mirror.ipynb #f98d6ecd
 def part_line(mirror, part) -> str:
     "One part in the table: size, whether it is there, purpose."
     size = size_text(part.megabytes*10**6) if part.megabytes else "small"
     return f"    {part.name:<28} {size:>8}  {'missing' if mirror.missing([part]) else 'there':<8} {part.why}"
 
-# %% ../../nbs/day01_assets/00_mirror.ipynb #515da1ae
+# %% ../../nbs/day01_assets/00_mirror.ipynb #618ef940
 def profile_table(root="assets/models") -> str:
     "All profiles and their parts: size, purpose, licence, and whether they are in `root`."
     mirror, lines = Mirror(root), []

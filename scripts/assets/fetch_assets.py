@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    profile: Annotated[str, typer.Option(help="toy, codecs, svd, or list to see what each holds")] = "toy",
+    profile: Annotated[str, typer.Option(help="toy, clip, codecs, svd, ltx, or list to see what each holds")] = "toy",
     root: Annotated[Path, typer.Option(help="folder that holds the models")] = Path("assets/models"),
     only: Annotated[Optional[list[str]], typer.Option(help="a part or the beginning of its name, e.g. svd/vae; may be repeated")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="do not touch the network")] = False,
