@@ -6,14 +6,14 @@
 __all__ = ['one_clip', 'clip_note', 'misread', 'players', 'about_run', 'about_rows', 'features_found', 'write_all', 'prove',
            'summary_line', 'proof_settings']
 
-# %% ../../nbs/day08_proof/19_report.ipynb #6fe89090
+# %% ../../nbs/day08_proof/19_report.ipynb #d149ff14
 import time
 from pathlib import Path
 
-# %% ../../nbs/day08_proof/19_report.ipynb #7f651000
+# %% ../../nbs/day08_proof/19_report.ipynb #33a327f0
 import numpy as np
 
-# %% ../../nbs/day08_proof/19_report.ipynb #6fa3de0a
+# %% ../../nbs/day08_proof/19_report.ipynb #8d9c5e1d
 from ..core import save_json
 from ..data.media import write_video
 from ..measure.sync import track_sync
@@ -29,7 +29,7 @@ from ..sample.cards import commit, where
 from ..settings import load_settings
 from ..toyworld import FPS, RATE
 
-# %% ../../nbs/day08_proof/19_report.ipynb #83939e08
+# %% ../../nbs/day08_proof/19_report.ipynb #65e5bd44
 def one_clip(bench: Bench, part, i: int) -> tuple:     # frames, wave; None, None when its batch failed
     "Frames and wave of clip number i of a part, decoded from what is kept."
     b = next(b for b in batches(bench.settings) if b.part.name == part.name and b.lo <= i < b.hi)
@@ -39,7 +39,7 @@ def one_clip(bench: Bench, part, i: int) -> tuple:     # frames, wave; None, Non
     frames, waves = bench.decode(b, [clip], v[k:k + 1], a[k:k + 1])
     return frames[0], waves[0]
 
-# %% ../../nbs/day08_proof/19_report.ipynb #aacc3a23
+# %% ../../nbs/day08_proof/19_report.ipynb #d6dfae96
 def clip_note(t) -> str:
     "What was measured of one clip, in words."
     c = track_sync(t)
@@ -47,14 +47,14 @@ def clip_note(t) -> str:
     if c.kind == "curve": return f"correlation {number(c.correlation)}" + (f", sound {ms(1000 * c.lag_s)}" if defined(c.lag_s) else "")
     return f"{c.n_seen} seen, {c.n_heard} heard, {c.n_matched} together" + (f"; sound {ms(1000 * float(np.median(c.lags)))}" if c.n_matched else "")
 
-# %% ../../nbs/day08_proof/19_report.ipynb #62e8c788
+# %% ../../nbs/day08_proof/19_report.ipynb #bcc2b4bc
 def misread(row: dict, reading) -> str:
     "What the judge read otherwise than it was asked for."
     if not defined(reading): return ""
     if reading.scene != row["scene"]: return reading.scene
     return ", ".join(f"{k} {reading.attributes.get(k)}" for k, v in row["attributes"].items() if reading.attributes.get(k) != v)
 
-# %% ../../nbs/day08_proof/19_report.ipynb #566cf6c5
+# %% ../../nbs/day08_proof/19_report.ipynb #532dde05
 def players(bench: Bench, f: Found, which: list) -> list:
     "MP4 files and their places on the page."
     out = []
@@ -66,7 +66,7 @@ def players(bench: Bench, f: Found, which: list) -> list:
         out.append(Player(f"clips/{path.name}", row["caption"] + (" (held out)" if row["held_out"] else ""), clip_note(f.tracks[k]), f.tracks[k], misread(row, f.readings[k]), poster(frames[8])))
     return out
 
-# %% ../../nbs/day08_proof/19_report.ipynb #9d4401a4
+# %% ../../nbs/day08_proof/19_report.ipynb #5831d068
 def about_run(bench: Bench, seconds: float, parts: dict) -> dict:
     "What was proved, by what, where and how long it took."
     s, k = bench.settings, bench.kit
@@ -75,7 +75,7 @@ def about_run(bench: Bench, seconds: float, parts: dict) -> dict:
                 judge=getattr(bench.the_judge(), "fingerprint", None), settings=s.model_dump(mode="json"), commit=commit(), where=where(k.device), workers=n_workers(s),
                 seconds=round(seconds, 1), core_seconds=round(core, 1), made=time.strftime("%Y-%m-%d %H:%M"))
 
-# %% ../../nbs/day08_proof/19_report.ipynb #e3cd4f90
+# %% ../../nbs/day08_proof/19_report.ipynb #f2f86b0a
 def about_rows(a: dict) -> list:
     "The same as rows of a table."
     g, s, c = a["settings"]["guidance"], a["settings"], a["checkpoint"]
@@ -85,12 +85,12 @@ def about_rows(a: dict) -> list:
             ["machine", f"{a['where']['device']}, {a['workers']} process(es), torch {a['where']['torch']}"],
             ["time", f"{a['seconds'] / 60:.1f} min in this run; {a['core_seconds'] / 60:.1f} min of one core for walking and decoding in all"], ["made", a["made"]]]
 
-# %% ../../nbs/day08_proof/19_report.ipynb #af224cd2
+# %% ../../nbs/day08_proof/19_report.ipynb #7bfee386
 def features_found(found: dict) -> dict:
     "Tracks of all parts, small enough to keep: whoever wants to can compute other measures from them."
     return {k: [dict(i=r["i"], scene=r["scene"], caption=r["caption"], held_out=r["held_out"], track=t) for r, t in zip(f.rows, f.tracks)] for k, f in found.items()}
 
-# %% ../../nbs/day08_proof/19_report.ipynb #db6f81b4
+# %% ../../nbs/day08_proof/19_report.ipynb #b6ffeceb
 def write_all(bench: Bench, found: dict, seconds: float) -> Path:
     "Numbers, goals, players and page of a finished proof."
     s, n = bench.settings, add_up(found, bench.settings.prefix_seconds)
@@ -103,7 +103,7 @@ def write_all(bench: Bench, found: dict, seconds: float) -> Path:
             "detectors. Each number stands beside what real clips reach, what exchanged sounds reach, and what the same model reaches when picture and sound cannot see each other.")
     return write_proof(Path(s.out) / "index.html", "Does the sound belong to the picture?", lead, sections(n, reached, best, worst, about_rows(about)))
 
-# %% ../../nbs/day08_proof/19_report.ipynb #acbcd9bf
+# %% ../../nbs/day08_proof/19_report.ipynb #a6c037aa
 def prove(s: ProofSettings, say=print) -> Path:
     "Evaluate a checkpoint; returns the page. Raises JointDiTError; KeyboardInterrupt when stopped, and then the next call goes on."
     began = time.perf_counter()
@@ -114,7 +114,7 @@ def prove(s: ProofSettings, say=print) -> Path:
     say(f"{page}: {summary_line(Path(s.out) / 'proof.json')}")
     return page
 
-# %% ../../nbs/day08_proof/19_report.ipynb #1bf6aea3
+# %% ../../nbs/day08_proof/19_report.ipynb #c47c5132
 def summary_line(path) -> str:
     "One line about a proof.json."
     from jointdit.core import load_json
@@ -123,7 +123,7 @@ def summary_line(path) -> str:
     score = lambda x, k: "undefined" if "undefined" in x else f"{x[k]:.2f}" if isinstance(x[k], float) else "undefined"
     return f"{sum(g['passed'] for g in d['goals'])} of {len(d['goals'])} goals reached; F1 of events {score(e, 'f1')}, correlation of curves {score(c, 'correlation')}, {d['about']['seconds'] / 60:.1f} min"
 
-# %% ../../nbs/day08_proof/19_report.ipynb #5c628354
+# %% ../../nbs/day08_proof/19_report.ipynb #89462242
 def proof_settings(cfg=None, options: dict = None, sets=(), env=None) -> ProofSettings:
     "The merged settings of a proof, printed. Raises SettingsError."
     more = dict(x.split("=", 1) if "=" in x else (x, "") for x in sets)

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['n_workers', 'is_done', 'make_all']
 
-# %% ../../nbs/day08_proof/14_run.ipynb #8a5d2e54
+# %% ../../nbs/day08_proof/14_run.ipynb #7020049a
 import multiprocessing, os, signal, time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 
-# %% ../../nbs/day08_proof/14_run.ipynb #8bcdc6de
+# %% ../../nbs/day08_proof/14_run.ipynb #daa9ee88
 import torch
 from tqdm.auto import tqdm
 
-# %% ../../nbs/day08_proof/14_run.ipynb #92078f08
+# %% ../../nbs/day08_proof/14_run.ipynb #da538e9e
 from ..core import JointDiTError, SampleError, load_json
 from .generate import Bench, load_bench
 from .plan import Batch, ProofSettings, batches, price
@@ -23,32 +23,32 @@ from . import records      # gives a Bench its `record`
 from ..settings import resolve_device
 from ..train.optim import stop_signals
 
-# %% ../../nbs/day08_proof/14_run.ipynb #bed6a2a4
+# %% ../../nbs/day08_proof/14_run.ipynb #f3736818
 def n_workers(s: ProofSettings) -> int:
     "How many processes a proof runs in."
     if s.workers: return s.workers
     if resolve_device(s.runtime).type == "cuda": return 1
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
-# %% ../../nbs/day08_proof/14_run.ipynb #1a058b98
+# %% ../../nbs/day08_proof/14_run.ipynb #82694eed
 @lru_cache(1)
 def _bench_of(settings: str) -> Bench:
     "This worker's bench."
     torch.set_num_threads(1)
     return load_bench(ProofSettings.model_validate_json(settings), say=lambda line: None)
 
-# %% ../../nbs/day08_proof/14_run.ipynb #1c66386d
+# %% ../../nbs/day08_proof/14_run.ipynb #c8a22d10
 def _do(settings: str, b: Batch):
     "One batch in a worker."
     _bench_of(settings).record(b)
 
-# %% ../../nbs/day08_proof/14_run.ipynb #d41c04c5
+# %% ../../nbs/day08_proof/14_run.ipynb #7b2d77be
 def _ignore_interrupts():
     "Ctrl-C reaches every process of a terminal; the parent decides what it means."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["JOINTDIT_QUIET"] = "1"
 
-# %% ../../nbs/day08_proof/14_run.ipynb #2e1a9851
+# %% ../../nbs/day08_proof/14_run.ipynb #af3ef9db
 def _here(bench: Bench, todo, flag):
     "Batches, each yielded when it is done."
     for b in todo:
@@ -56,14 +56,14 @@ def _here(bench: Bench, todo, flag):
         bench.record(b)
         yield b
 
-# %% ../../nbs/day08_proof/14_run.ipynb #86feb27a
+# %% ../../nbs/day08_proof/14_run.ipynb #f840a17d
 def _taken_back(waiting: dict, flag: dict, say) -> dict:
     "What is under way, after everything else was taken back."
     if not flag.get("told"): say("stopping after the batches under way (Ctrl-C again: at once)")
     flag["told"] = True
     return {f: b for f, b in waiting.items() if not f.cancel()}
 
-# %% ../../nbs/day08_proof/14_run.ipynb #e1e0f14f
+# %% ../../nbs/day08_proof/14_run.ipynb #9484a5be
 def _pooled(settings: str, todo, flag, n: int, say):
     "Batches from n processes, each yielded when it is done. Raises SampleError when a worker dies."
     with ProcessPoolExecutor(n, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupts) as pool:
@@ -79,7 +79,7 @@ def _pooled(settings: str, todo, flag, n: int, say):
             raise SampleError("a worker of the proof was killed, most likely because memory ran out. What was finished is kept: run the same "
                               "command again with fewer processes (--set workers=1) or a smaller batch.") from None
 
-# %% ../../nbs/day08_proof/14_run.ipynb #61919b78
+# %% ../../nbs/day08_proof/14_run.ipynb #66257b21
 def is_done(bench: Bench, b: Batch) -> bool:
     "Is the record of a batch there, and of these measures?"
     path = bench.path(b).with_suffix(".json")
@@ -87,13 +87,13 @@ def is_done(bench: Bench, b: Batch) -> bool:
     try: return load_json(path)["mark"] == bench.mark()
     except (JointDiTError, KeyError): return False
 
-# %% ../../nbs/day08_proof/14_run.ipynb #06828a3d
+# %% ../../nbs/day08_proof/14_run.ipynb #96de4bbc
 def _bar(todo) -> tqdm:
     "A bar in seconds of work."
     return tqdm(total=sum(map(price, todo)), desc="proof", disable=os.environ.get("JOINTDIT_QUIET") == "1", mininterval=1., dynamic_ncols=True,
                 bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left{postfix}")
 
-# %% ../../nbs/day08_proof/14_run.ipynb #0c831323
+# %% ../../nbs/day08_proof/14_run.ipynb #90541ee0
 def make_all(bench: Bench, say=print) -> float:     # seconds
     "Make and measure every batch that is missing. Raises KeyboardInterrupt when stopped; then the same call goes on."
     s, began = bench.settings, time.perf_counter()
