@@ -55,7 +55,7 @@ test: $(TEST_STAMP) ## run the four test layers: sync gate, nbdev_test, papermil
 toy-data: $(STAMP) ## write toy clips (MP4 with sound) to data/toy
 	@$(PY) scripts/data/make_toy.py
 
-assets: $(STAMP) ## fetch pretrained weights: make assets PROFILE=svd
+assets: $(STAMP) ## fetch pretrained weights: make assets PROFILE=svd (or clip, codecs, ltx; list)
 	@$(PY) scripts/assets/fetch_assets.py --profile $(PROFILE)
 
 toy-assets: $(STAMP) ## retrain the shipped toy codecs and toy CLIP (about 107 minutes)
