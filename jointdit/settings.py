@@ -5,20 +5,22 @@ __all__ = ['KNOBS_ENV', 'PROFILES', 'Knobs', 'Runtime', 'resolve_device', 'cpu_h
            'start_runtime', 'warn_alloc_conf', 'profile_for_vram', 'apply_profile', 'Strict', 'Loaded', 'load_settings',
            'read_yaml', 'SettingsError']
 
-# %% ../nbs/day00_start/01_settings.ipynb #15b5dbcc
+# %% ../nbs/day00_start/01_settings.ipynb #0e8cc826
 import difflib, os, re
 from contextlib import nullcontext
 from typing import Literal
 
-import torch
 from pydantic import Field, field_validator
 
-from .core import SettingsError, derive_seed
+from .core import Later, SettingsError, derive_seed
 from .strict import Loaded, Strict, load_settings, read_yaml
 
 _all_ = ["Strict", "Loaded", "load_settings", "read_yaml", "SettingsError"]
 
-# %% ../nbs/day00_start/01_settings.ipynb #5406dd59
+# %% ../nbs/day00_start/01_settings.ipynb #9599b09c
+torch = Later("torch")
+
+# %% ../nbs/day00_start/01_settings.ipynb #e7055e46
 class Knobs(Strict):
     "What trades memory against speed and exactness, in training and in sampling."
     max_t: int|None = Field(None, description="most video latents; shortens both streams together; 0: no limit", ge=0)
@@ -29,11 +31,11 @@ class Knobs(Strict):
     @classmethod
     def _no_limit(cls, v): return v or None
 
-# %% ../nbs/day00_start/01_settings.ipynb #b6fcd058
+# %% ../nbs/day00_start/01_settings.ipynb #029e13f0
 KNOBS_ENV = {"JOINTDIT_MAX_T": "knobs.max_t", "JOINTDIT_Q_CHUNK_V": "knobs.q_chunk_v",
              "JOINTDIT_Q_CHUNK_A": "knobs.q_chunk_a", "JOINTDIT_KV_DOWNSAMPLE": "knobs.kv_downsample"}
 
-# %% ../nbs/day00_start/01_settings.ipynb #bd9405b4
+# %% ../nbs/day00_start/01_settings.ipynb #bcc5929e
 class Runtime(Strict):
     "Where and in which numbers a run computes."
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
@@ -41,15 +43,15 @@ class Runtime(Strict):
     seed: int = Field(0, description="the one seed that all others are derived from", ge=0)
     threads: int|None = Field(None, description="processor threads; empty: torch decides", ge=1)
 
-# %% ../nbs/day00_start/01_settings.ipynb #cad177a5
+# %% ../nbs/day00_start/01_settings.ipynb #15598002
 def _present(device):
     "Does this machine have a device of that kind?"
     ask = {"cpu": lambda: True, "cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     return ask.get(device.type, lambda: False)()
 
-# %% ../nbs/day00_start/01_settings.ipynb #fe7e18f6
+# %% ../nbs/day00_start/01_settings.ipynb #870a6cce
 def resolve_device(runtime           # Runtime
-                  ) -> torch.device:
+                  ) -> "torch.device":
     "The device of a run. A GPU that is not there falls back to the CPU with a printed line. Raises SettingsError."
     want = runtime.device.strip().lower()
     if want == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -63,21 +65,21 @@ def resolve_device(runtime           # Runtime
         raise SettingsError(f"runtime.device = {want!r}: this machine has {n} GPU(s), counted from cuda:0.")
     return device
 
-# %% ../nbs/day00_start/01_settings.ipynb #ac26c655
+# %% ../nbs/day00_start/01_settings.ipynb #2a91c69b
 def cpu_has_bf16() -> bool:
     "Does this processor multiply bf16 matrices in hardware (AVX-512 BF16 or AMX)?"
     ask = lambda name: bool(getattr(torch.cpu, name, lambda: False)())
     return ask("_is_avx512_bf16_supported") or ask("_is_amx_tile_supported")
 
-# %% ../nbs/day00_start/01_settings.ipynb #2af26dc1
+# %% ../nbs/day00_start/01_settings.ipynb #74548994
 def _has_bf16(device):
     if device.type == "cpu": return cpu_has_bf16()
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
-# %% ../nbs/day00_start/01_settings.ipynb #c932df66
+# %% ../nbs/day00_start/01_settings.ipynb #17ef6106
 def resolve_dtype(runtime,           # Runtime
                   device             # torch.device
-                 ) -> torch.dtype:
+                 ) -> "torch.dtype":
     "Numbers of the matrix products; auto is bf16 where the hardware has it. fp16 on a CPU raises SettingsError."
     device = torch.device(device)
     if runtime.dtype == "fp16" and device.type == "cpu":
@@ -86,7 +88,7 @@ def resolve_dtype(runtime,           # Runtime
     if runtime.dtype == "auto": return torch.bfloat16 if _has_bf16(device) else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.dtype]
 
-# %% ../nbs/day00_start/01_settings.ipynb #2760f4ad
+# %% ../nbs/day00_start/01_settings.ipynb #d988ed1b
 def autocast(device, # torch.device
              dtype   # torch.dtype
             ):
@@ -94,7 +96,7 @@ def autocast(device, # torch.device
     device = torch.device(device)
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
-# %% ../nbs/day00_start/01_settings.ipynb #0ecaa468
+# %% ../nbs/day00_start/01_settings.ipynb #f2534c67
 def start_runtime(runtime    # Runtime
                  ) -> tuple: # (torch.device, torch.dtype)
     "Choose device and dtype, set the threads, seed what is not seeded by name."
@@ -104,7 +106,7 @@ def start_runtime(runtime    # Runtime
     torch.manual_seed(derive_seed(runtime.seed, "process"))
     return device, dtype
 
-# %% ../nbs/day00_start/01_settings.ipynb #ee48682e
+# %% ../nbs/day00_start/01_settings.ipynb #dec4db52
 def warn_alloc_conf(env=None      # environment; None: the one of the process
                    ) -> str|None: # the line that was printed
     "Warn of `expandable_segments:true`, which crashes on some PyTorch builds."
@@ -116,32 +118,32 @@ def warn_alloc_conf(env=None      # environment; None: the one of the process
             print(line, flush=True)
             return line
 
-# %% ../nbs/day00_start/01_settings.ipynb #217f6e7d
+# %% ../nbs/day00_start/01_settings.ipynb #fb88ebc3
 PROFILES = {"Max-Quality":  dict(max_t=12, q_chunk_v=128, q_chunk_a=0, kv_downsample=4),   # 80 GB and more
             "Balanced":     dict(max_t=6,  q_chunk_v=64,  q_chunk_a=0, kv_downsample=4),   # about 48 GB
             "Conservative": dict(max_t=4,  q_chunk_v=64,  q_chunk_a=0, kv_downsample=8)}   # 24 GB and less
 
-# %% ../nbs/day00_start/01_settings.ipynb #4577cafe
+# %% ../nbs/day00_start/01_settings.ipynb #bb3dffbb
 def profile_for_vram(gib           # memory of the GPU in GiB; None or 0: no GPU
                     ) -> str|None: # name in PROFILES
     "The profile of a GPU by its memory."
     if not gib: return None
     return "Max-Quality" if gib >= 72 else "Balanced" if gib >= 42 else "Conservative"
 
-# %% ../nbs/day00_start/01_settings.ipynb #41a79568
+# %% ../nbs/day00_start/01_settings.ipynb #3b4bcef3
 def _profile_name(name):
     known = {p.lower(): p for p in PROFILES}
     if name.lower() in known: return known[name.lower()]
     near = known[difflib.get_close_matches(name.lower(), known, 1, 0.)[0]]
     raise SettingsError(f"profile {name!r} is unknown. Did you mean {near}? Known: {', '.join(PROFILES)}.")
 
-# %% ../nbs/day00_start/01_settings.ipynb #8e015501
+# %% ../nbs/day00_start/01_settings.ipynb #5fa3351b
 def _wanted(profile, env):
     "Every variable that a profile would like to set."
     want = {n: str(PROFILES[profile][d.split(".")[1]]) for n, d in KNOBS_ENV.items()}
     return want if env.get("PYTORCH_ALLOC_CONF") else want | {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:128"}
 
-# %% ../nbs/day00_start/01_settings.ipynb #b224f664
+# %% ../nbs/day00_start/01_settings.ipynb #3f04eeb1
 def apply_profile(name,             # key of PROFILES in any case of letters; None: no GPU, nothing to fill
                   env,              # environment, not changed
                   keep_user=False,  # FORCE_KEEP_USER_ENVS=1: fill none

@@ -3,23 +3,25 @@
 # %% auto #0
 __all__ = ['as_fps', 'VideoGrid', 'AudioGrid', 'Timeline']
 
-# %% ../nbs/day00_start/02_timeline.ipynb #073e93b1
+# %% ../nbs/day00_start/02_timeline.ipynb #359dd973
 import math
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 
-import torch
 from fastcore.basics import patch
 
-from .core import TimelineError
+from .core import Later, TimelineError
 
-# %% ../nbs/day00_start/02_timeline.ipynb #6ded2af2
+# %% ../nbs/day00_start/02_timeline.ipynb #96dd1ad2
+torch = Later("torch")   # at its first use: lengths are counted without it
+
+# %% ../nbs/day00_start/02_timeline.ipynb #8b010223
 def _exact(rate):
     try: return rate if isinstance(rate, Fraction) else Fraction(str(rate))
     except (ValueError, ZeroDivisionError):
         raise TimelineError(f"fps = {rate!r}: not a frame rate. Write 12, 29.97 or 30000/1001.") from None
 
-# %% ../nbs/day00_start/02_timeline.ipynb #929dcb35
+# %% ../nbs/day00_start/02_timeline.ipynb #63e8dd66
 def as_fps(rate          # int, float, "30000/1001" or Fraction, frames per second
           ) -> Fraction: # exact
     "A frame rate without rounding; 23.976, 29.97 and 59.94 mean 24000/1001 and so on. Raises TimelineError."
@@ -29,7 +31,7 @@ def as_fps(rate          # int, float, "30000/1001" or Fraction, frames per seco
     rounded = exact.denominator > 1 and "/" not in str(rate)   # 29.97, not 2997/100
     return ntsc if rounded and ntsc and abs(exact/ntsc - 1) < 2e-4 else exact.limit_denominator(10000)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #3d27204b
+# %% ../nbs/day00_start/02_timeline.ipynb #eab6f7c7
 def _check_whole(o, *names):
     "The named fields must be whole numbers of at least 1."
     for n in names:
@@ -37,7 +39,7 @@ def _check_whole(o, *names):
         if isinstance(v, bool) or not isinstance(v, int) or v < 1:
             raise TimelineError(f"{type(o).__name__}.{n} = {v!r}: must be a whole number of at least 1.")
 
-# %% ../nbs/day00_start/02_timeline.ipynb #3d3bffa1
+# %% ../nbs/day00_start/02_timeline.ipynb #b6bce015
 @dataclass(frozen=True)
 class VideoGrid:
     "What a video codec makes of frames. Causal VAEs that take 1 + 8k frames: first=1, stride=8."
@@ -52,19 +54,19 @@ class VideoGrid:
         if self.height % self.down or self.width % self.down:
             raise TimelineError(f"VideoGrid: {self.height} x {self.width} pixels cannot be divided by {self.down}.")
 
-# %% ../nbs/day00_start/02_timeline.ipynb #99eeff0d
+# %% ../nbs/day00_start/02_timeline.ipynb #ef56671c
 @patch
 def n_latents(self: VideoGrid, n_frames: int) -> int:
     "Latents that fit into `n_frames` frames (0 when not even the first does)."
     return 0 if n_frames < self.first else 1 + (n_frames - self.first)//self.stride
 
-# %% ../nbs/day00_start/02_timeline.ipynb #42514a0b
+# %% ../nbs/day00_start/02_timeline.ipynb #965f4603
 @patch
 def n_frames(self: VideoGrid, n_latents: int) -> int:
     "Frames that `n_latents` latents cover."
     return 0 if n_latents < 1 else self.first + self.stride*(n_latents - 1)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #f2f1c158
+# %% ../nbs/day00_start/02_timeline.ipynb #c3e6afc3
 @dataclass(frozen=True)
 class AudioGrid:
     "What an audio codec makes of samples: mel frames, then latents."
@@ -78,13 +80,13 @@ class AudioGrid:
         if self.mel_bins % self.down_f:
             raise TimelineError(f"AudioGrid: {self.mel_bins} mel bins cannot be divided by {self.down_f}.")
 
-# %% ../nbs/day00_start/02_timeline.ipynb #c20fd932
+# %% ../nbs/day00_start/02_timeline.ipynb #bfb66a85
 @patch(as_prop=True)
 def samples(self: AudioGrid) -> int:
     "Samples per latent."
     return self.hop*self.down_t
 
-# %% ../nbs/day00_start/02_timeline.ipynb #029b71c3
+# %% ../nbs/day00_start/02_timeline.ipynb #0383c6ab
 @dataclass(frozen=True)
 class Timeline:
     "The seconds of a clip, and every length that follows from them. Raises TimelineError on what cannot be."
@@ -100,7 +102,7 @@ class Timeline:
         _check_whole(self, "n_frames", "sample_rate")
         self._check()
 
-# %% ../nbs/day00_start/02_timeline.ipynb #0463ba93
+# %% ../nbs/day00_start/02_timeline.ipynb #bba9d656
 @patch
 def _check(self: Timeline):
     "Whole latents, some sound, and a start that is not before the source."
@@ -114,50 +116,50 @@ def _check(self: Timeline):
     if not (isinstance(self.audio_offset, (int, float)) and 0 <= self.audio_offset < math.inf):
         raise TimelineError(f"Timeline.audio_offset = {self.audio_offset!r}: must be seconds, 0 or more.")
 
-# %% ../nbs/day00_start/02_timeline.ipynb #5211fd17
+# %% ../nbs/day00_start/02_timeline.ipynb #2fb3ee46
 @patch(as_prop=True)
 def seconds(self: Timeline) -> float:
     "Length of the clip, of both streams."
     return float(self.n_frames/self.fps)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #e526a20b
+# %% ../nbs/day00_start/02_timeline.ipynb #f22ff6cb
 @patch(as_prop=True)
 def n_samples(self: Timeline) -> int:
     "Samples of the same seconds."
     return round(self.n_frames/self.fps*self.sample_rate)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #64fd8f3c
+# %% ../nbs/day00_start/02_timeline.ipynb #5e4d8eab
 @patch(as_prop=True)
 def n_video_latents(self: Timeline) -> int:
     "Length T of the video latents."
     return self.video.n_latents(self.n_frames)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #03fd3ce5
+# %% ../nbs/day00_start/02_timeline.ipynb #e15ee84d
 @patch(as_prop=True)
 def n_audio_latents(self: Timeline) -> int:
     "Length L of the audio latents; the last one may reach over the end."
     return -(-self.n_samples//self.audio.samples)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #b2f0fda5
+# %% ../nbs/day00_start/02_timeline.ipynb #5e3da7b9
 @patch(as_prop=True)
 def n_mel(self: Timeline) -> int:
     "Mel frames, padded to whole latents."
     return self.n_audio_latents*self.audio.down_t
 
-# %% ../nbs/day00_start/02_timeline.ipynb #f1b62586
+# %% ../nbs/day00_start/02_timeline.ipynb #b5dff318
 @patch(as_prop=True)
 def video_shape(self: Timeline) -> tuple:
     "(T, C, H, W) of the video latents."
     v = self.video
     return self.n_video_latents, v.channels, v.height//v.down, v.width//v.down
 
-# %% ../nbs/day00_start/02_timeline.ipynb #5e1e4644
+# %% ../nbs/day00_start/02_timeline.ipynb #a539718b
 @patch(as_prop=True)
 def audio_shape(self: Timeline) -> tuple:
     "(C, L, F) of the audio latents."
     return self.audio.channels, self.n_audio_latents, self.audio.mel_bins//self.audio.down_f
 
-# %% ../nbs/day00_start/02_timeline.ipynb #be70f0c3
+# %% ../nbs/day00_start/02_timeline.ipynb #1f01855d
 @patch(cls_method=True)
 def from_seconds(cls: Timeline,
                  seconds: float,      # the longest that the clip may be
@@ -174,28 +176,28 @@ def from_seconds(cls: Timeline,
     if n < 1: raise TimelineError(f"{seconds} s at {fps} fps are too short: this video codec needs {video.first} frame(s).")
     return Timeline(n, fps, sample_rate, video, audio or AudioGrid())
 
-# %% ../nbs/day00_start/02_timeline.ipynb #d6d0078d
+# %% ../nbs/day00_start/02_timeline.ipynb #e5e2969d
 @patch(as_prop=True)
-def audio_times(self: Timeline) -> torch.Tensor:
+def audio_times(self: Timeline) -> "torch.Tensor":
     "(L,) fp32, seconds from the clip's start to the centre of each audio latent."
     i = torch.arange(self.n_audio_latents, dtype=torch.float64)
     return ((i + .5)*self.audio.samples/self.sample_rate - self.audio_offset).float()
 
-# %% ../nbs/day00_start/02_timeline.ipynb #c46ed347
+# %% ../nbs/day00_start/02_timeline.ipynb #0eceaabc
 @patch(as_prop=True)
-def frame_times(self: Timeline) -> torch.Tensor:
+def frame_times(self: Timeline) -> "torch.Tensor":
     "(n_frames,) fp32, seconds to the centre of each frame; frame i is shown from i/fps to (i + 1)/fps."
     return ((torch.arange(self.n_frames, dtype=torch.float64) + .5)*self.fps.denominator/self.fps.numerator).float()
 
-# %% ../nbs/day00_start/02_timeline.ipynb #6220b874
+# %% ../nbs/day00_start/02_timeline.ipynb #94204359
 @patch(as_prop=True)
-def video_times(self: Timeline) -> torch.Tensor:
+def video_times(self: Timeline) -> "torch.Tensor":
     "(T,) fp32, seconds to the centre of the frames that each video latent covers."
     end = self.video.first + self.video.stride*torch.arange(self.n_video_latents, dtype=torch.float64)
     start = torch.cat([torch.zeros(1, dtype=torch.float64), end[:-1]])
     return ((start + end)/2*self.fps.denominator/self.fps.numerator).float()
 
-# %% ../nbs/day00_start/02_timeline.ipynb #2a3c427e
+# %% ../nbs/day00_start/02_timeline.ipynb #2b84b6e2
 @patch
 def clamp(self: Timeline,
           max_t: int|None    # most video latents; None or 0: no limit
@@ -205,7 +207,7 @@ def clamp(self: Timeline,
     if max_t < 0: raise TimelineError(f"max_t = {max_t}: must be 1 or more (or 0 for no limit).")
     return replace(self, n_frames=self.video.n_frames(min(max_t, self.n_video_latents)))
 
-# %% ../nbs/day00_start/02_timeline.ipynb #0b4c9ddc
+# %% ../nbs/day00_start/02_timeline.ipynb #53d06eaf
 @patch
 def _cut_audio(self: Timeline, f0, n):
     "First audio latent of `n` that start at frame `f0`, and the exact seconds left over."
@@ -214,7 +216,7 @@ def _cut_audio(self: Timeline, f0, n):
     a0 = min(start//step, self.n_audio_latents - n)
     return a0, float(start - a0*step)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #0cb0f5fd
+# %% ../nbs/day00_start/02_timeline.ipynb #c9aabbef
 @patch
 def crop(self: Timeline,
          first_latent: int,  # first video latent of the crop
@@ -230,33 +232,33 @@ def crop(self: Timeline,
     a0, offset = self._cut_audio(f0, cut.n_audio_latents)
     return replace(cut, audio_offset=offset), slice(first_latent, end), slice(a0, a0 + cut.n_audio_latents)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #db3f12e5
+# %% ../nbs/day00_start/02_timeline.ipynb #31fef75e
 @patch(as_prop=True)
 def start_seconds(self: Timeline) -> float:
     "Where in its source the clip starts."
     return float(self.start_frame/self.fps)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #86149c22
+# %% ../nbs/day00_start/02_timeline.ipynb #d38ea9b7
 @patch(as_prop=True)
 def sample_slice(self: Timeline) -> slice:
     "The clip's samples in the wave of its source."
     first = round(self.start_frame/self.fps*self.sample_rate)
     return slice(first, first + self.n_samples)
 
-# %% ../nbs/day00_start/02_timeline.ipynb #c1c4cd53
+# %% ../nbs/day00_start/02_timeline.ipynb #90932878
 @patch
 def to_dict(self: Timeline) -> dict:
     "For JSON; the frame rate is text, so that it stays exact."
     return asdict(self) | {"fps": str(self.fps)}
 
-# %% ../nbs/day00_start/02_timeline.ipynb #0980d1a5
+# %% ../nbs/day00_start/02_timeline.ipynb #ab282a84
 @patch(cls_method=True)
 def from_dict(cls: Timeline, d: dict) -> Timeline:
     "Back from `to_dict`. Raises TimelineError on a dictionary that is none."
     try: return Timeline(**d | {"video": VideoGrid(**d.get("video", {})), "audio": AudioGrid(**d.get("audio", {}))})
     except (TypeError, AttributeError) as e: raise TimelineError(f"not a timeline: {e}.") from None
 
-# %% ../nbs/day00_start/02_timeline.ipynb #57a72185
+# %% ../nbs/day00_start/02_timeline.ipynb #d24831e0
 @patch
 def describe(self: Timeline) -> str:
     "One line for logs."

@@ -36,7 +36,7 @@ def open_page(b, url, tab=None, size=WIDE, dark=False):
 
 def go(page, tab):
     "Open a tab; on a narrow screen it may hide behind the dots."
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(200)
     found = page.get_by_role("tab", name=tab, exact=True)
     if found.count() and found.first.is_visible(): return found.first.click()
     page.get_by_role("button", name="More tabs").click()
@@ -52,6 +52,18 @@ def shoot(page, name):
 def fits(page) -> bool:
     "Is nothing wider than the screen?"
     return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+
+
+def close_toasts(page):
+    "They would lie over what the next picture shows."
+    page.evaluate("document.querySelectorAll('.toast-close').forEach(b => b.click())")
+    page.locator(".toast-body").first.wait_for(state="detached", timeout=10_000)
+
+
+def fields_without_names(page) -> list:
+    "Visible fields and buttons that a screen reader could not name."
+    return page.evaluate("""() => [...document.querySelectorAll('input,textarea,select,button')].filter(e => e.offsetParent && !(e.labels && [...e.labels].some(l => l.innerText.trim()))
+        && !e.getAttribute('aria-label') && !e.getAttribute('aria-labelledby') && !e.innerText.trim() && !e.title).map(e => e.outerHTML.slice(0, 160))""")
 
 
 def pick(page, label, text):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from browser_helpers import NARROW, WIDE, browser, fits, go, open_page, pick, shoot
+from browser_helpers import NARROW, WIDE, browser, close_toasts, fields_without_names, fits, go, open_page, pick, shoot
 from jointdit.studio import app as studio
 from jointdit.studio.context import Studio
 from jointdit.studio.processes import find
@@ -17,7 +17,7 @@ RUN = "day05_stage_a_browser"
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     root = make_configs(tmp_path_factory.mktemp("work") / "project")
-    (root / "configs/ui_infer.yaml").write_text("out_dir: outputs/ui_infer\nsteps: 3\n")
+    for name in ("ui", "day06"): (root / f"configs/{name}_infer.yaml").write_text("out_dir: outputs/ui_infer\nsteps: 2\n")
     make_data(root)
     with open(root / "data/toy/train/metadata.jsonl", "a") as f: f.write('{"id": "lost", "video": "lost.mp4", "caption": "a clip that was deleted"}\n')
     yield root
@@ -76,6 +76,8 @@ def test_caching_from_the_page(chrome, app, project):
     page.locator(".jd-badge", has_text="finished").first.wait_for(timeout=180_000)
     assert (project / "data/cache_two/index_train.json").is_file()
     page.wait_for_function("() => [...document.querySelectorAll('input')].some(i => i.value.includes('cache_two, train'))", timeout=60_000)
+    page.wait_for_function("() => ![...document.querySelectorAll('.progress-text')].some(e => e.offsetParent)", timeout=60_000)
+    close_toasts(page)
     shoot(page, "data_cached_1280_dark")
     page.close()
 
@@ -87,11 +89,19 @@ def test_training_started_watched_and_stopped(chrome, app, project):
     page.get_by_label("Name of the run").fill("browser")
     page.get_by_role("button", name="What will hold").click()
     page.get_by_text("this page").first.wait_for(timeout=30_000)
+    page.get_by_role("button", name="More settings").click()
+    page.get_by_label("Sample clips").fill("1")
+    page.get_by_label("Samples every").fill("20")
+    page.get_by_label("Any other setting").locator("visible=true").fill("output.save_every=20")
+    page.get_by_role("button", name="More settings").click()
     page.get_by_role("button", name="Start training").click()
     page.locator(".jd-badge", has_text="running").first.wait_for(timeout=180_000)
     page.locator(".curves", has_text="now").first.wait_for(timeout=120_000)
+    page.locator(".jd-player", has_text="(step 20)").first.wait_for(timeout=180_000)     # a clip, while it learns
+    page.wait_for_function("() => [...document.querySelectorAll('.jd-player video')].some(v => v.offsetParent && v.duration > 0)", timeout=30_000)
     wait(lambda: status(Studio(project), RUN).step > 30)
     page.wait_for_timeout(2500)
+    assert fields_without_names(page) == []
     shoot(page, "train_running_1280_light")
     page.get_by_role("button", name="Stop safely").click()
     page.locator(".jd-badge", has_text="stopped").first.wait_for(timeout=120_000)
@@ -118,7 +128,7 @@ def test_training_outlives_page_and_app(chrome, app, project):
         page.get_by_role("button", name="Stop safely").click()
         page.locator(".jd-badge", has_text="stopped").first.wait_for(timeout=120_000)
         go(page, "Data")
-        page.wait_for_function("() => document.querySelectorAll('.jd-pair video').length == 2", timeout=60_000)
+        page.wait_for_function("() => [...document.querySelectorAll('.jd-pair video')].filter(v => v.offsetParent && v.duration > 1).length == 2", timeout=90_000)
         assert fits(page)
         shoot(page, "data_390_dark")
         page.close()

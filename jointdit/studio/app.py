@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['TABS', 'tab', 'build_app', 'launch']
 
-# %% ../../nbs/day09_studio/29_app.ipynb #ef987926
+# %% ../../nbs/day09_studio/29_app.ipynb #4b641c9d
 import importlib, types
 import gradio as gr
 from ..core import JointDiTError, SampleError
 from .context import Studio
-from .form import configs
+from .form import FIELDS, configs
 from .serve import Address, address, own_uploads, serve
 from .theme import look
 from .widgets import guarded
-from .wishes import fill, read_config
+from .wishes import PROMPTS, fill, read_config
 
-# %% ../../nbs/day09_studio/29_app.ipynb #c3878b6b
+# %% ../../nbs/day09_studio/29_app.ipynb #f1cc307a
 TABS = {"Generate": "generate", "History": "history", "Guidance lab": "lab", "Data": "data_tab", "Train": "train_tab", "About": "about"}
 
 def tab(module: str):
@@ -26,14 +26,14 @@ def tab(module: str):
         if f"studio.{module}" not in str(e): raise
         return types.SimpleNamespace(build=lambda ctx: gr.Markdown("*Not there yet.*"))
 
-# %% ../../nbs/day09_studio/29_app.ipynb #885c8b06
+# %% ../../nbs/day09_studio/29_app.ipynb #55483880
 def _header():
     with gr.Row(equal_height=True):
         gr.HTML('<div class="jd-head"><h1>JointDiT</h1><span>picture and sound, made together</span></div>', padding=False)
         mode = gr.Button("Light / dark", size="sm", scale=0, elem_id="jd_mode")
     mode.click(None, None, None, js="() => window.jdMode()", api_visibility="private")
 
-# %% ../../nbs/day09_studio/29_app.ipynb #a026a5f6
+# %% ../../nbs/day09_studio/29_app.ipynb #f5613cac
 def build_app(
     root=".",    # folder with configs/, checkpoints/, data/ and outputs/, or a Studio
 ) -> gr.Blocks:
@@ -47,16 +47,25 @@ def build_app(
             for name, module in TABS.items():
                 with gr.Tab(name, id=module) as ctx.ui[f"tab_{module}"]: tab(module).build(ctx)
         quiet = dict(api_visibility="private", show_progress="hidden")
+        for module in TABS.values(): _clocks(ctx, module, quiet)
         app.load(guarded(lambda: _opened(ctx)), None, ctx.ui["form"], **quiet).then(ctx.ui["estimate"], ctx.ui["form"], ctx.ui["generate"]["estimate"], **quiet)
     return app
 
-# %% ../../nbs/day09_studio/29_app.ipynb #7c05d6f0
+# %% ../../nbs/day09_studio/29_app.ipynb #078f0b1a
+def _clocks(ctx, module: str, quiet: dict):
+    "Opening a tab starts its clock and stops those of the others."
+    clocks = ctx.ui.get("clocks", {})
+    ctx.ui[f"tab_{module}"].select(lambda: [gr.Timer(active=name == module) for name in clocks], None, list(clocks.values()), queue=False, **quiet)
+
+# %% ../../nbs/day09_studio/29_app.ipynb #eba16edb
 def _opened(ctx) -> list:
     found = configs(ctx)
     if not found: raise SampleError(f"There is no configs/*infer*.yaml in {ctx.root.resolve()}: start the app in the project's folder.")
-    return fill(ctx, read_config(ctx, found[0]))
+    said = read_config(ctx, found[0])
+    said["prompt"] = said["prompt"] or PROMPTS[0]       # an empty field is a question that a newcomer cannot answer
+    return fill(ctx, said, {k: c.value for k, c in zip(FIELDS, ctx.ui["form"])})
 
-# %% ../../nbs/day09_studio/29_app.ipynb #fc851308
+# %% ../../nbs/day09_studio/29_app.ipynb #c8542345
 def launch(
     root=".",              # folder of the project, or a Studio
     host: str = "127.0.0.1",

@@ -6,19 +6,21 @@
 __all__ = ['CacheWish', 'cache_configs', 'cache_settings', 'begin_cache', 'cache_jobs', 'CacheStatus', 'cache_status',
            'end_cache']
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #f67ddceb
+# %% ../../nbs/day09_studio/17_caching.ipynb #9ef80ce2
 import os, time
 import jointdit
 from dataclasses import dataclass
 from pathlib import Path
-from ..core import JointDiTError, SettingsError
-from ..data.encode import CacheSettings
-from ..settings import load_settings, read_yaml
-from .paths import check_settings, listed, plain_name, roots_of
+from ..core import JointDiTError, Later, SettingsError
+from ..settings import load_settings
+from .paths import check_settings, plain_name, roots_of
 from .processes import Bar, bar_of, complaint, find, last_lines, start, stop, verdict
-from .training import _check_visitor, _more, script
+from .training import _check_visitor, _more, read_configs, script
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #b46d799e
+# %% ../../nbs/day09_studio/17_caching.ipynb #71dc26e0
+encode = Later("jointdit.data.encode")   # the codecs, when something is cached
+
+# %% ../../nbs/day09_studio/17_caching.ipynb #f3942453
 @dataclass
 class CacheWish:
     "The fields of the page; empty ones leave the config as it is."
@@ -28,29 +30,24 @@ class CacheWish:
     cache_dir: str = ""  # where the latents go
     more: str = ""  # lines of key=value
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #b1b63e97
+# %% ../../nbs/day09_studio/17_caching.ipynb #79caec1d
 def cache_configs(ctx) -> list[str]:
     "Configs of caches, as paths relative to the project."
-    roots, out = roots_of(ctx), []
-    for p in listed(roots, "configs", "*.yaml") + listed(roots, "configs", "*/*.yaml"):
-        try: said = read_yaml(p)
-        except SettingsError: continue
-        if "data_root" in said or "cache_dir" in said and "stage" not in said: out.append(roots.short(p))
-    return out
+    return [p for p, said in read_configs(ctx) if "data_root" in said or "cache_dir" in said and "stage" not in said]
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #e7595523
+# %% ../../nbs/day09_studio/17_caching.ipynb #caca3e24
 def cache_settings(ctx, w: CacheWish):
     "Merged settings (Loaded). Raises SettingsError, PathRefused."
     roots = roots_of(ctx)
     if not w.cfg: raise SettingsError("Choose a config: configs/ has none for a cache." if not cache_configs(ctx) else "Choose a config.")
     if not plain_name(w.split, "split"): raise SettingsError("Say which split: train or val.")
     given = {"data_root": w.data_root or None, "cache_dir": w.cache_dir or None} | _more(w.more)
-    loaded = load_settings(CacheSettings, roots.allow("configs", w.cfg), overrides=given)
+    loaded = load_settings(encode.CacheSettings, roots.allow("configs", w.cfg), overrides=given)
     check_settings(roots, loaded.settings)
     _check_visitor(roots, loaded)
     return loaded
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #6ed1d3e0
+# %% ../../nbs/day09_studio/17_caching.ipynb #6d43248a
 def _note(ctx, job: str) -> Path: return Path(ctx.logs) / "studio" / plain_name(job, "job")
 
 def begin_cache(ctx, w: CacheWish) -> str:
@@ -63,13 +60,13 @@ def begin_cache(ctx, w: CacheWish) -> str:
     start(_note(ctx, job), command, ctx.root, dict(kind="cache", place=f"cache:{roots_of(ctx).short(Path(ctx.root) / s.cache_dir)}:{w.split}"), {"PYTHONPATH": here})
     return job
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #62cad717
+# %% ../../nbs/day09_studio/17_caching.ipynb #ab25fd5e
 def cache_jobs(ctx) -> list[str]:
     "Names of the caching jobs that this app has started, the latest first."
     notes = Path(ctx.logs).glob("studio/cache_*/process.json")
     return [p.parent.name for p in sorted(notes, key=lambda p: -p.stat().st_mtime)]
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #3b12c101
+# %% ../../nbs/day09_studio/17_caching.ipynb #2dca2ad2
 @dataclass
 class CacheStatus:
     "How far a caching job is."
@@ -82,7 +79,7 @@ class CacheStatus:
     message: str = ""
     place: str = ""  # where to look at the result
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #6c8b55d2
+# %% ../../nbs/day09_studio/17_caching.ipynb #0564d039
 def cache_status(ctx, job: str) -> CacheStatus:
     "Read a job's note and output. Raises JointDiTError."
     p = find(_note(ctx, job))
@@ -95,7 +92,7 @@ def cache_status(ctx, job: str) -> CacheStatus:
     else: s.message = {"stopped": "Stopped; finished clips are kept. Start again to go on."}.get(s.state, plain[-1] if plain else "")
     return s
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #123e1da2
+# %% ../../nbs/day09_studio/17_caching.ipynb #4feb2bc6
 def end_cache(ctx, job: str) -> str:
     "Stop a job; finished clips are kept. Raises JointDiTError."
     p = find(_note(ctx, job))

@@ -5,21 +5,24 @@
 # %% auto #0
 __all__ = ['NO_DATA', 'table_of', 'clip_view', 'job_view', 'Desk', 'build']
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #cf2a2769
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #add215df
 import html
 import gradio as gr
 from dataclasses import asdict
 from pathlib import Path
+from ..core import Later
 from .caching import CacheWish, begin_cache, cache_configs, cache_jobs, cache_status, end_cache
-from .looking import Codecs, look, places, show
 from .paths import roots_of
 from .widgets import badge, bar, empty, facts, file_url, guarded, pair, player, problem_list
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #772de731
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #4f66d4aa
+looking = Later("jointdit.studio.looking")   # codecs, FFmpeg and PyTorch, when the tab is opened
+
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #a822392b
 NO_DATA = ("There is no data here yet. Start caching below: without clips of your own it first writes the toy world's, and then encodes them. "
            "Your own clips go into data/, or start the app with --data-root.")
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #294252d3
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #b5804c9c
 def table_of(seen) -> str:
     "The doctor's table and the problems, as HTML."
     none = [k for k, v in seen.facts if v == "0"]
@@ -28,7 +31,7 @@ def table_of(seen) -> str:
     n = len(seen.problems)
     return out + f'<h4 class="jd-sub">{n} problem{"s" if n > 1 else ""}</h4>' + problem_list(seen.problems)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #96e2dbe0
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #f2548ec0
 def clip_view(shown) -> str:
     "Two players in step, the facts, and both on one time axis, as HTML."
     players = pair([player(shown.original, "Original", "not there any more, or outside of the data root" if shown.original is None else "", step=True),
@@ -36,7 +39,7 @@ def clip_view(shown) -> str:
     picture = f'<img class="jd-sheet" src="{html.escape(file_url(shown.picture))}" alt="Frames and spectrograms over one time axis: the original above, the decoded below">'
     return players + facts(shown.facts) + picture
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #b3d5ba27
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #bd36beb9
 def job_view(s) -> str:
     "A caching job as HTML."
     bits = [f"{s.done:,} of {s.total:,}" if s.total and s.state == "running" else "", f"{s.left} left" if s.left and s.state == "running" else ""]
@@ -44,46 +47,53 @@ def job_view(s) -> str:
     done = bar(s.done / s.total, f"{s.job}: {s.done} of {s.total}") if s.total and s.state == "running" else ""
     return f'<div class="jd-line">{badge(s.state)}<b>{html.escape(s.job.removeprefix("cache_"))}</b>{soft}</div>{done}<div class="jd-line"><span class="soft">{html.escape(s.message)}</span></div>'
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #b47dd867
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #d3733e5f
 class Desk:
     "What the tab can do, as functions of the context; the last table is kept, because reading a large split takes a while."
-    def __init__(self, ctx): self.ctx, self.codecs = ctx, Codecs()
+    def __init__(self, ctx): self.ctx, self.kept = ctx, None
+
+    @property
+    def codecs(self):
+        "The codecs of the last clip; none before the first."
+        if self.kept is None: self.kept = looking.Codecs()
+        return self.kept
 
     def look(self, place):
         "(table, menu of clips) of a place."
         if not place: return empty(NO_DATA), gr.Dropdown([], value=None, visible=False)
-        seen = look(self.ctx, place)
+        seen = looking.look(self.ctx, place)
         first = seen.clips[0][1] if seen.clips else None
         return table_of(seen), gr.Dropdown([(l if len(l) < 90 else l[:87] + "...", v) for l, v in seen.clips], value=first, visible=bool(seen.clips))
 
-    def show(self, place, clip) -> str: return clip_view(show(self.ctx, place, clip, self.codecs)) if place and clip else ""
+    def show(self, place, clip) -> str: return clip_view(looking.show(self.ctx, place, clip, self.codecs)) if place and clip else ""
 
     def menu(self, place):
-        "The places as they are now."
-        now = places(self.ctx)
-        return gr.Dropdown(now, value=place if place in [v for _, v in now] else now[0][1] if now else None, visible=bool(now))
+        "The places as they are now, and the table of the one that is looked at already; another one brings its own."
+        now = looking.places(self.ctx)
+        pick = place if place in [v for _, v in now] else now[0][1] if now else None
+        return gr.Dropdown(now, value=pick, visible=bool(now)), self.look(place)[0] if pick == place else gr.skip()
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #d95251f0
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #4b3393e9
 def _api(desk: Desk) -> list:
     "Endpoints for programs."
     ctx = desk.ctx
     @guarded
     def data_places() -> list[str]:
         "What can be looked at: cache:<folder>:<split> and folder:<folder>."
-        return [v for _, v in places(ctx)]
+        return [v for _, v in looking.places(ctx)]
     @guarded
     def data_table(place: str) -> dict:
         "facts (rows), problems (where, what, what to do) and clips (label, id) of a place."
-        return asdict(look(ctx, place))
+        return asdict(looking.look(ctx, place))
     @guarded
     def data_clip(place: str, clip: str) -> dict:
         "Links to the players of a clip (original, decoded), to their picture, and its facts."
-        s = show(ctx, place, clip, desk.codecs)
+        s = looking.show(ctx, place, clip, desk.codecs)
         link = lambda p: file_url(p) if p else ""
         return dict(original=link(s.original), decoded=link(s.decoded), picture=link(s.picture), facts=s.facts)
     return [data_places, data_table, data_clip]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #9a0b8611
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #322161fd
 def _cache_api(ctx) -> list:
     "Endpoints that cache."
     @guarded
@@ -100,31 +110,31 @@ def _cache_api(ctx) -> list:
         return asdict(cache_status(ctx, job))
     return [cache_start, cache_stop, cache_progress]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #32bcafcd
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #b1d5b6c0
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
-    desk, now = Desk(ctx), places(ctx)
+    desk = Desk(ctx)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            place = gr.Dropdown(now, value=now[0][1] if now else None, label="Look at", info="a split of a latent cache, or a folder of clips", visible=bool(now))
-            table = gr.HTML(empty(NO_DATA) if not now else "", padding=False)
+            place = gr.Dropdown([], value=None, label="Look at", info="a split of a latent cache, or a folder of clips", visible=False)
+            table = gr.HTML("", padding=False)
         with gr.Column(scale=3, min_width=320):
             clip = gr.Dropdown([], label="Clip", visible=False)
-            with gr.Row(visible=bool(now)) as steps: back, on = (gr.Button(t, size="sm", min_width=80) for t in ("Previous", "Next"))
+            with gr.Row(visible=False) as steps: back, on = (gr.Button(t, size="sm", min_width=80) for t in ("Previous", "Next"))
             shown = gr.HTML("", padding=False)
     caching = _caching(ctx)
     _wire(desk, place, table, clip, shown, steps, back, on)
     _wire_caching(desk, caching, place)
     for fn in _api(desk) + _cache_api(ctx): gr.api(fn, api_name=fn.__name__)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #98350196
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #98977ade
 def _caching(ctx) -> dict:
     "The fold that makes latents."
     cfgs, jobs = cache_configs(ctx), cache_jobs(ctx)
-    with gr.Accordion("Make latents of a folder", open=not places(ctx)):
+    with gr.Accordion("Make latents of a folder", open=False) as fold:
         with gr.Row():
-            out = dict(cfg=gr.Dropdown(cfgs, value=cfgs[0] if cfgs else None, label="Config"), split=gr.Dropdown(["train", "val"], value="train", label="Split", allow_custom_value=True),
-                       data_root=gr.Dropdown(_sources(ctx), value="", label="Clips", info="a folder with videos, or with train/ and val/"),
+            out = dict(fold=fold, cfg=gr.Dropdown(cfgs, value=cfgs[0] if cfgs else None, label="Config"), split=gr.Dropdown(["train", "val"], value="train", label="Split", allow_custom_value=True),
+                       data_root=gr.Dropdown([("as the config says", "")], value="", label="Clips", info="a folder with videos, or with train/ and val/"),
                        cache_dir=gr.Textbox("", label="Cache folder", placeholder="as the config says", info="inside of data/", max_lines=1))
         out["more"] = gr.Textbox("", label="Any other setting", lines=1, placeholder="seconds=2.0", info="one key=value a line")
         with gr.Row(): out |= dict(go=gr.Button("Start caching", variant="primary", min_width=120), halt=gr.Button("Stop caching", min_width=120))
@@ -132,15 +142,15 @@ def _caching(ctx) -> dict:
         out["state"] = gr.HTML(job_view(cache_status(ctx, jobs[0])) if jobs else "", padding=False)
     return out
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #244358ce
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #5841b9a6
 def _sources(ctx) -> list:
     "Folders of clips that can be cached: also the folder above train/ and val/."
     roots = roots_of(ctx)
-    found = [v.removeprefix("folder:") for _, v in places(ctx) if v.startswith("folder:")]
+    found = [v.removeprefix("folder:") for _, v in looking.places(ctx) if v.startswith("folder:")]
     above = [str(Path(f).parent) for f in found if Path(f).name in ("train", "val", "test")]
     return [("as the config says", "")] + [(f, f) for f in dict.fromkeys(above + [f for f in found if Path(f).name not in ("train", "val", "test")])]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #ae7b8d0c
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #881c335d
 def _wire(desk: Desk, place, table, clip, shown, steps, back, on):
     quiet = dict(api_visibility="private")
     see = guarded(desk.look)
@@ -150,16 +160,16 @@ def _wire(desk: Desk, place, table, clip, shown, steps, back, on):
         button.click(guarded(lambda p, c, d=d: _neighbour(desk, p, c, d)), [place, clip], clip, show_progress="hidden", **quiet).then(guarded(desk.show), [place, clip], shown, **quiet)
     here = desk.ctx.ui.get("tab_data_tab")
     opened = here.select if here else gr.context.Context.root_block.load      # not before somebody looks: decoding takes the processor from others
-    opened(desk.menu, place, place, show_progress="hidden", **quiet).then(see, place, [table, clip], **quiet).then(guarded(desk.show), [place, clip], shown, **quiet)
+    opened(guarded(desk.menu), place, [place, table], show_progress="hidden", **quiet)
     place.change(lambda p: gr.Row(visible=bool(p)), place, steps, show_progress="hidden", **quiet)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #68610c20
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #30b47f53
 def _neighbour(desk: Desk, place, clip, d: int):
     "The clip before or after, around the ends."
-    ids = [i for _, i in look(desk.ctx, place).clips] if place else []
+    ids = [i for _, i in looking.look(desk.ctx, place).clips] if place else []
     return ids[(ids.index(clip) + d) % len(ids)] if clip in ids else (ids[0] if ids else None)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #11ee3ead
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #2d8a2b3e
 def _wire_caching(desk: Desk, f: dict, place):
     ctx, quiet = desk.ctx, dict(api_visibility="private", show_progress="hidden")
     def go(cfg, split, data_root, cache_dir, more):
@@ -168,10 +178,13 @@ def _wire_caching(desk: Desk, f: dict, place):
         return gr.Dropdown(cache_jobs(ctx), value=job, visible=len(cache_jobs(ctx)) > 1)
     f["go"].click(guarded(go), [f[k] for k in ("cfg", "split", "data_root", "cache_dir", "more")], f["job"], **quiet)
     f["halt"].click(guarded(lambda job: gr.Info(end_cache(ctx, job)) if job else gr.Info("Nothing is being cached.")), f["job"], None, queue=False, **quiet)
-    kept = gr.State("")
-    ticked = gr.Timer(2).tick(guarded(lambda job, was: _tick(ctx, job, was)), [f["job"], kept], [f["state"], kept, place], queue=False, **quiet)
+    kept, here = gr.State(""), ctx.ui.get("tab_data_tab")
+    opened = here.select if here else gr.context.Context.root_block.load
+    opened(lambda: (gr.Dropdown(_sources(ctx)), gr.Accordion(open=not looking.places(ctx))), None, [f["data_root"], f["fold"]], **quiet)
+    clock = ctx.ui.setdefault("clocks", {})["data_tab"] = gr.Timer(2, active=here is None)
+    clock.tick(guarded(lambda job, was: _tick(ctx, job, was)), [f["job"], kept], [f["state"], kept, place], queue=False, **quiet)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #2831eb23
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #f5138db1
 def _tick(ctx, job, was: str):
     "(state line, what this browser saw last, the menu of places)."
     if not job: return gr.skip(), gr.skip(), gr.skip()
@@ -179,4 +192,4 @@ def _tick(ctx, job, was: str):
     now = job_view(s)
     if now == was: return gr.skip(), gr.skip(), gr.skip()
     fresh = s.state == "finished" and "running" in (was or "")
-    return now, now, gr.Dropdown(places(ctx), value=s.place, visible=True) if fresh else gr.skip()
+    return now, now, gr.Dropdown(looking.places(ctx), value=s.place, visible=True) if fresh else gr.skip()

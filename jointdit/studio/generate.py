@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['RESULT', 'foresee', 'estimate_line', 'show', 'title_of', 'begin_run', 'ended_badly', 'follow', 'check', 'build']
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #07920984
+# %% ../../nbs/day09_studio/28_generate.ipynb #485a1061
 import html
 import gradio as gr
 from pathlib import Path
 from ..core import JointDiTError
-from .form import AS_EXPORTED, FIELDS, missing, out_of_memory, field_of, to_settings, words
+from .form import AS_EXPORTED, FIELDS, complete, missing, out_of_memory, field_of, to_settings, words
 from .kits import make
 from .made import measured, moments, one
+from .models import menu
 from .theme import alert, live, tiles
 from .widgets import empty, guarded, toast
 from .wishes import build_form, fill, read_config
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #2e38bc90
+# %% ../../nbs/day09_studio/28_generate.ipynb #bec7542a
 def foresee(ctx, s) -> dict:
     "What a run will need: seconds, peak_gib, free_gib; None where nothing is known."
     blank = dict(seconds=None, peak_gib=None, free_gib=None)
@@ -25,10 +26,10 @@ def foresee(ctx, s) -> dict:
     except ImportError: return blank
     return blank | predict(ctx, s)
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #303a2a53
+# %% ../../nbs/day09_studio/28_generate.ipynb #f440f969
 def estimate_line(ctx, values: dict) -> str:
     "One line under the Run button, or what is wrong with the form."
-    if wrong := missing(values): return f'<span class="jd-soft">{html.escape(next(iter(wrong.values())))}</span>'
+    if wrong := missing(values): return f'<span class="jd-soft">{html.escape(next(iter(complete(wrong))))}</span>'
     try: found = foresee(ctx, to_settings(ctx, values, lambda line: None))
     except Exception as e:
         said = words(e) or ""
@@ -38,7 +39,7 @@ def estimate_line(ctx, values: dict) -> str:
     if found["peak_gib"] is not None: bits.append(f"peak memory {found['peak_gib']:.2f} GiB" + (f" of {found['free_gib']:.1f} free" if found["free_gib"] else ""))
     return f'<span class="jd-soft">Expected: {" · ".join(bits)}</span>' if bits else '<span class="jd-soft">Ctrl+Enter runs too.</span>'
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #56ebb5db
+# %% ../../nbs/day09_studio/28_generate.ipynb #f9c552f8
 RESULT = ("player", "moments", "sheet", "facts", "card", "log", "mp4", "wav", "json")
 
 def show(ctx, id: str, log: list = (), expected: float | None = None) -> dict:
@@ -52,10 +53,10 @@ def show(ctx, id: str, log: list = (), expected: float | None = None) -> dict:
     return dict(player=files["mp4"], moments=text(moments(ctx, m)), sheet=files["png"], facts=title + tiles(rows), card=m.card, log="\n".join(log),
                 mp4=files["mp4"], wav=files["wav"], json=str(m.path))
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #3d067136
+# %% ../../nbs/day09_studio/28_generate.ipynb #2924d930
 def _result(ctx) -> dict:
     "The components of the right side."
-    c = dict(live=gr.HTML(empty("Your clip appears here. Press Run, or Ctrl+Enter: the example on the left is a good first one."), padding=False, elem_id="jd_live"))
+    c = dict(live=gr.HTML(empty("Press Run, or Ctrl+Enter. The sentence that stands there is a good first one, and you can watch the clip form.", "Your clip appears here"), padding=False, elem_id="jd_live"))
     with gr.Column(visible=False) as c["result"]:
         c["picks"] = gr.Radio([], label="Clips of this run", visible=False, elem_classes="jd-chips")
         c["player"] = gr.Video(label="Clip, with sound", autoplay=True, loop=True, height=340, elem_classes="jd-clip", interactive=False)
@@ -68,22 +69,22 @@ def _result(ctx) -> dict:
             with gr.Tab("Log"): c["log"] = gr.Textbox(lines=10, max_lines=16, label="What the command line would say")
     return c
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #ce68f35f
+# %% ../../nbs/day09_studio/28_generate.ipynb #bfff4de7
 def title_of(s) -> str:
     from jointdit.sample.request import direction
     return s.prompt or direction(s)
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #88e1e756
+# %% ../../nbs/day09_studio/28_generate.ipynb #2e33da61
 def begin_run(ctx, values: dict, owner: str):
     "Put the run that the form means in the line: (run, settings, GiB expected). Raises JointDiTError."
     lines = []
-    if wrong := missing(values): raise JointDiTError(next(iter(wrong.values())))
+    if wrong := missing(values): raise JointDiTError(next(iter(complete(wrong))))
     s = to_settings(ctx, values, lines.append)
     found = foresee(ctx, s)
     if found["peak_gib"] and found["free_gib"] and found["peak_gib"] > found["free_gib"]: raise MemoryError()
     return ctx.jobs.submit(owner, title_of(s), lambda run: make(s, run, ctx.kits), lines=lines), s, found["peak_gib"]
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #8dba7e9e
+# %% ../../nbs/day09_studio/28_generate.ipynb #67053388
 def ended_badly(ctx, run) -> tuple[str, Exception | None]:
     "(what stands in the place of the result, the toast) of a run that was stopped or failed."
     if run.state == "stopped": return alert("Stopped", str(run.error)), None
@@ -92,7 +93,7 @@ def ended_badly(ctx, run) -> tuple[str, Exception | None]:
     said = words(run.error) or e.message
     return alert("That did not work", said), e
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #761a1baa
+# %% ../../nbs/day09_studio/28_generate.ipynb #0c95bef3
 def _news(ctx, run, c: dict, expected, shown: list):
     "Updates for the page at a moment of a run."
     mine = [r for r in ctx.jobs.of(run.owner) if r is not run]
@@ -108,7 +109,7 @@ def _arrived(ctx, run, c, expected, shown):
 
 def _id(ctx, path) -> str: return Path(path).resolve().relative_to(Path(ctx.out).resolve()).with_suffix("").as_posix()
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #e95f196f
+# %% ../../nbs/day09_studio/28_generate.ipynb #dc99e761
 def follow(ctx, run, c: dict, expected=None):
     "Yield updates until a run has ended. Raises gr.Error for a run that failed."
     shown = []
@@ -120,7 +121,7 @@ def follow(ctx, run, c: dict, expected=None):
         yield {c["live"]: gr.update(value=said, visible=True)}
         if e: raise e
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #9723b60d
+# %% ../../nbs/day09_studio/28_generate.ipynb #af8aa99d
 def _generate(ctx, c: dict):
     "The function behind Run."
     def generate(config="configs/ui_infer.yaml", checkpoint="", profile=AS_EXPORTED, direction="text", prompt="", negative="", image=None, video=None, audio=None, meta="",
@@ -137,13 +138,13 @@ def _generate(ctx, c: dict):
         yield from follow(ctx, run, c, expected)
     return generate
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #103cd88a
+# %% ../../nbs/day09_studio/28_generate.ipynb #f47f31a0
 def check(*values) -> list:
     "For each field of the form: is it all right, and if not, what to do."
     wrong = missing(dict(zip(FIELDS, values)))
     return [gr.validate(k not in wrong, wrong.get(k, "")) for k in FIELDS]
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #1ec3bbd1
+# %% ../../nbs/day09_studio/28_generate.ipynb #6c7f89dc
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     with gr.Row(equal_height=False):
@@ -152,8 +153,9 @@ def build(ctx):
     c["used"] = gr.State(0)
     ctx.ui |= dict(form=[c[k] for k in FIELDS], generate=c)
     _wire(ctx, c)
+    _api(ctx)
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #bfe9d6dd
+# %% ../../nbs/day09_studio/28_generate.ipynb #a445cc8b
 def _wire(ctx, c: dict):
     "What happens on Run, Stop, and a change of the form."
     fields, results, quiet = [c[k] for k in FIELDS], [c[k] for k in RESULT], dict(api_visibility="private", show_progress="hidden")
@@ -169,3 +171,18 @@ def _wire(ctx, c: dict):
     watched = [c[k] for k in FIELDS if k not in ("image", "prompt", "negative", "config", "seed")]
     ctx.ui["estimate"] = lambda *v: estimate_line(ctx, dict(zip(FIELDS, v)))
     gr.on([x.change for x in watched], ctx.ui["estimate"], fields, c["estimate"], trigger_mode="always_last", **quiet)
+
+# %% ../../nbs/day09_studio/28_generate.ipynb #b9c71b0d
+def _api(ctx):
+    "Endpoints that make nothing."
+    @guarded
+    def checkpoints() -> list[list[str]]:
+        "Rows of (what is known about a checkpoint, its path), the newest first."
+        return [list(row) for row in menu(ctx)]
+    @guarded
+    def estimate(config: str = "configs/ui_infer.yaml", checkpoint: str = "", profile: str = AS_EXPORTED, steps: int = 0, seconds: float = 0., clips: int = 1) -> dict:
+        "What a run from text would need: seconds, peak_gib, free_gib. 0: as the config says."
+        given = {k: x for k, x in dict(checkpoint=checkpoint, steps=steps, seconds=seconds).items() if x}
+        found = foresee(ctx, to_settings(ctx, read_config(ctx, config) | dict(profile=profile, clips=clips) | given, lambda line: None))
+        return {k: found[k] for k in ("seconds", "peak_gib", "free_gib")}
+    for fn in (checkpoints, estimate): gr.api(fn, api_name=fn.__name__, queue=False)

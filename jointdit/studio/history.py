@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['PAGE', 'NOTHING', 'PICK', 'SHOWN', 'tile', 'grid', 'compare', 'settings_of', 'build']
 
-# %% ../../nbs/day09_studio/30_history.ipynb #1548438b
+# %% ../../nbs/day09_studio/30_history.ipynb #c563973d
 import html
 import gradio as gr
-from ..sample.request import InferSettings
+from .form import request
 from .generate import RESULT, show
 from .made import Made, ago, delete, differences, matching, one, still
 from .widgets import empty, facts, file_url, guarded, pair, player
 from .wishes import fill, values_of
 
-# %% ../../nbs/day09_studio/30_history.ipynb #3f4763df
+# %% ../../nbs/day09_studio/30_history.ipynb #a545a493
 def tile(ctx, m: Made, chosen=(), extra: str = "") -> str:
     "A clip as a button of HTML that carries its name."
     e, note = html.escape, f"seed {m.card.get('seed')} · {m.card.get('settings', {}).get('steps', '?')} steps · {ago(m.when)}"
@@ -23,7 +23,7 @@ def tile(ctx, m: Made, chosen=(), extra: str = "") -> str:
     return (f'<button type="button" class="jd-tile{" on" if m.id in chosen else ""}" data-pick="{e(m.id)}" title="{e(m.id)}" aria-label="{e(f"{m.prompt}, {note}")}">{picture}'
             f'<p>{e(m.prompt)}</p><small>{e(extra or note)}</small></button>')
 
-# %% ../../nbs/day09_studio/30_history.ipynb #46729557
+# %% ../../nbs/day09_studio/30_history.ipynb #6cb69ef7
 PAGE = 24     # tiles at once
 NOTHING = "Nothing has been made yet. Press Run on the Generate tab: every clip is kept, and listed here."
 
@@ -33,20 +33,20 @@ def grid(ctx, made: list, chosen=(), most: int = PAGE) -> str:
     more = f'<p class="jd-soft">The newest {most} of {len(made)}. Search, or press “Show more”.</p>' if len(made) > most else ""
     return f'<div class="jd-grid">{"".join(tile(ctx, m, chosen) for m in made[:most])}</div>{more}'
 
-# %% ../../nbs/day09_studio/30_history.ipynb #b945addb
+# %% ../../nbs/day09_studio/30_history.ipynb #4af5f6c7
 def compare(ctx, a: str, b: str) -> str:
     "Two clips in step, and a table of what differs, as HTML."
     if not a or not b: return empty("Choose two clips: open one, press “Compare”, then open another.")
     x, y = one(ctx, a), one(ctx, b)
     players = [player(m.file("mp4") or m.file("wav"), f"{side}: {m.prompt}", f"seed {m.card.get('seed')}", step=True) for side, m in (("A", x), ("B", y))]
-    return pair(players) + facts(differences(x, y), ("what differs", "A", "B"))
+    return pair(players) + facts(differences(x, y, ctx.root), ("what differs", "A", "B"))
 
-# %% ../../nbs/day09_studio/30_history.ipynb #407325e9
+# %% ../../nbs/day09_studio/30_history.ipynb #4d5e4653
 def _entry(m: Made) -> dict:
     return dict(id=m.id, prompt=m.prompt, seed=m.card.get("seed"), direction=m.card.get("direction"), made=m.when, mp4=str(m.file("mp4") or ""), wav=str(m.file("wav") or ""),
                 lag_ms=(m.card.get("lag") or {}).get("lag_ms"), evaluations=m.card.get("evaluations"))
 
-# %% ../../nbs/day09_studio/30_history.ipynb #4df59200
+# %% ../../nbs/day09_studio/30_history.ipynb #69117cb6
 def _api(ctx):
     "Endpoints by name."
     @guarded
@@ -60,26 +60,25 @@ def _api(ctx):
     @guarded
     def compare_clips(a: str, b: str) -> list[list[str]]:
         "Rows of (what differs, of a, of b)."
-        return [list(r) for r in differences(one(ctx, a), one(ctx, b))]
+        return [list(r) for r in differences(one(ctx, a), one(ctx, b), ctx.root)]
     @guarded
     def delete_clip(id: str) -> int:
         "Delete a clip with its card; returns the number of files."
         return delete(ctx, id)
     for fn in (history, card, compare_clips, delete_clip): gr.api(fn, api_name=fn.__name__, queue=False)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #f564ab7e
+# %% ../../nbs/day09_studio/30_history.ipynb #2e555c63
 PICK = """element.addEventListener('click', e => { const t = e.target.closest('[data-pick]'); if (t) trigger('click', {pick: t.dataset.pick}); });"""
 
 def settings_of(ctx, id: str) -> list:
     "Updates that fill the form with a clip's settings. Raises SampleError."
     card = one(ctx, id).card
-    form = ctx.ui["generate"]["config"]
-    s = InferSettings(**{**card["settings"], "knobs": {}})
+    s = request.InferSettings(**{**card["settings"], "knobs": {}})
     values = values_of(ctx, s, "")
     del values["config"]
     return fill(ctx, values)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #745081d0
+# %% ../../nbs/day09_studio/30_history.ipynb #174514ff
 def _parts(ctx) -> dict:
     "The components of the tab."
     with gr.Row():
@@ -93,10 +92,10 @@ def _parts(ctx) -> dict:
         with gr.Column(scale=5, min_width=320): c |= _detail()
     return c
 
-# %% ../../nbs/day09_studio/30_history.ipynb #6e09ec7f
+# %% ../../nbs/day09_studio/30_history.ipynb #43dc1d25
 def _detail() -> dict:
     "The clip that is open, and the comparison."
-    c = dict(hint=gr.HTML(empty("Choose a clip on the left to see and hear it."), padding=False))
+    c = dict(hint=gr.HTML(empty("Choose a clip to see and hear it."), padding=False))
     with gr.Column(visible=False) as c["both"]:
         gr.Markdown("### Compare")
         c["compared"] = gr.HTML("", padding=False, elem_id="jd_compare")
@@ -115,7 +114,7 @@ def _detail() -> dict:
         with gr.Row(): c |= {k: gr.DownloadButton(label, size="sm", min_width=90) for k, label in dict(mp4="MP4", wav="WAV", json="Card").items()}
     return c
 
-# %% ../../nbs/day09_studio/30_history.ipynb #32116a7a
+# %% ../../nbs/day09_studio/30_history.ipynb #b8a57c4e
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     c = _parts(ctx)
@@ -124,7 +123,7 @@ def build(ctx):
     _wire_clip(ctx, c)
     _api(ctx)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #fce4f42d
+# %% ../../nbs/day09_studio/30_history.ipynb #3504af5f
 def _wire_list(ctx, c: dict):
     "Searching and refreshing."
     quiet, asked = dict(api_visibility="private", show_progress="hidden"), [c["words"], c["folder"], c["way"], c["most"], c["id"]]
@@ -138,16 +137,17 @@ def _wire_list(ctx, c: dict):
     gr.on([c["words"].change, c["folder"].input, c["way"].input, c["fresh"].click, ctx.ui["tab_history"].select], see, asked, out, trigger_mode="always_last", **quiet)
     c["more"].click(lambda n: n + 2*PAGE, c["most"], c["most"], **quiet).then(see, asked, out, **quiet)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #d060feae
+# %% ../../nbs/day09_studio/30_history.ipynb #28640c52
 SHOWN = [k for k in RESULT if k != "log"]
 
 def _opened(ctx, id: str, held: str) -> list:
     "Updates for the clip that is open, and for the comparison when another one is held."
     got = show(ctx, id)
     both = compare(ctx, held, id) if held and held != id else ""
+    got["player"] = gr.update(value=None if both else got["player"], visible=not both)      # two players are enough
     return [gr.update(visible=False), gr.update(visible=True), *[got[k] for k in SHOWN], id, gr.update(visible=bool(both)), both, "Compare" if held != id else "Choose another to compare"]
 
-# %% ../../nbs/day09_studio/30_history.ipynb #ae88ae41
+# %% ../../nbs/day09_studio/30_history.ipynb #c18ffc46
 def _wire_clip(ctx, c: dict):
     "Opening, using, comparing, deleting."
     quiet = dict(api_visibility="private", show_progress="hidden")
@@ -157,8 +157,14 @@ def _wire_clip(ctx, c: dict):
     c["grid"].click(pick, c["held"], out, **quiet).then(see, asked, listed, **quiet)
     hold = lambda id: (id, "Now open another one")
     c["put"].click(hold, c["id"], [c["held"], c["put"]], **quiet)
-    c["close"].click(lambda: ("", gr.update(visible=False), "Compare"), None, [c["held"], c["both"], c["put"]], **quiet)
+    def close(id): return "", gr.update(visible=False), "Compare", gr.update(value=show(ctx, id)["player"], visible=True)
+    c["close"].click(guarded(close), c["id"], [c["held"], c["both"], c["put"], c["player"]], **quiet)
     c["use"].click(guarded(lambda id: [*settings_of(ctx, id), gr.Tabs(selected="generate")]), c["id"], [*ctx.ui["form"], ctx.ui["tabs"]], **quiet)
+    _wire_drop(ctx, c, quiet)
+
+# %% ../../nbs/day09_studio/30_history.ipynb #21ec543b
+def _wire_drop(ctx, c: dict, quiet: dict):
+    see, asked, listed = c["listed"]
     def drop(id):
         delete(ctx, id)
         gr.Info("The clip and its card were deleted.")

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SIDES', 'USUAL', 'MOST', 'WAITS', 'side_values', 'cells', 'run_grid', 'Part', 'table', 'begin_grid', 'build']
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #5c3c180e
+# %% ../../nbs/day09_studio/31_lab.ipynb #2eb7b367
 import html
 import gradio as gr
 from pathlib import Path
 from ..core import SampleError
-from .form import AS_EXPORTED, FIELDS, missing, to_settings
+from .form import AS_EXPORTED, FIELDS, complete, missing, to_settings
 from .generate import _id, ended_badly, title_of
 from .kits import make
 from .made import lag_words, one
@@ -19,12 +19,12 @@ from .models import checkpoints
 from .theme import alert, live
 from .widgets import empty, guarded, toast
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #c3008c11
+# %% ../../nbs/day09_studio/31_lab.ipynb #b8a4d856
 SIDES = dict(w_a="Audio watches video", w_v="Video listens to audio", w_txt="Prompt weight", w_neg="Away from the negative prompt", w_img="Image weight", steps="Steps", checkpoint="Checkpoint")
 USUAL = dict(w_a="0, 1.2, 3", w_v="0, 1.2, 3", w_txt="0, 1.5, 4", w_neg="0, 0.5, 1", w_img="0, 1, 2", steps="5, 15, 30", checkpoint="3")
 MOST = 36
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #27d17e14
+# %% ../../nbs/day09_studio/31_lab.ipynb #3d65378c
 def side_values(ctx, field: str, text: str) -> list:
     "The values of a side: numbers, or paths of the newest checkpoints. Raises SampleError."
     if field not in SIDES: raise SampleError(f"{field!r} cannot be a side of the grid. Choose one of {', '.join(SIDES.values())}.")
@@ -37,7 +37,7 @@ def side_values(ctx, field: str, text: str) -> list:
     if not found: raise SampleError("Checkpoint: there is none yet. Train one first.")
     return found
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #4a241140
+# %% ../../nbs/day09_studio/31_lab.ipynb #e1cea823
 def cells(ctx, values: dict, across: str, xs: list, down: str, ys: list) -> list[tuple[int, int, dict]]:
     "(column, row, fields) of every cell, in the order in which they are made. Raises SampleError."
     if across == down: raise SampleError("Both sides are the same setting. Choose two.")
@@ -46,7 +46,7 @@ def cells(ctx, values: dict, across: str, xs: list, down: str, ys: list) -> list
     out = [(i, j, {**base, across: x, down: y}) for j, y in enumerate(ys) for i, x in enumerate(xs)]
     return sorted(out, key=lambda c: str(c[2]["checkpoint"])) if "checkpoint" in (across, down) else out
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #7fcdb88f
+# %% ../../nbs/day09_studio/31_lab.ipynb #69cee66c
 def run_grid(ctx, run, todo: list):
     "Make the cells; `run.results` grows by (column, row, id)."
     done = []
@@ -60,7 +60,7 @@ def run_grid(ctx, run, todo: list):
         run.tell(results=list(done))
     return done
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #1281f2b2
+# %% ../../nbs/day09_studio/31_lab.ipynb #684aac00
 class Part:
     "A run within a run: its own results, the same stop, and its place among the parts."
     def __init__(self, run, k: int, n: int): self.__dict__.update(run=run, k=k, n=n, results=[])
@@ -68,7 +68,7 @@ class Part:
     def __setattr__(self, name, value): self.__dict__[name] = value
     def tell(self, line="", **what): self.run.tell(line, **{**what, "part": self.k, "parts": self.n})
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #42110b98
+# %% ../../nbs/day09_studio/31_lab.ipynb #0a081c65
 def _say(field: str, value) -> str:
     return f"{SIDES[field]} {value:g}" if isinstance(value, (int, float)) else f"{Path(value).parent.name} {Path(value).stem.removeprefix('ckpt_step_').lstrip('0')}"
 
@@ -80,7 +80,7 @@ def table(ctx, across: str, xs: list, down: str, ys: list, made: list) -> str:
     rows = "".join(f'<tr><th scope="row">{html.escape(_say(down, y))}</th>{"".join(cell(i, j) for i in range(len(xs)))}</tr>' for j, y in enumerate(ys))
     return f'<div class="jd-lab"><table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #5f528b32
+# %% ../../nbs/day09_studio/31_lab.ipynb #307fe188
 WAITS = '<div class="jd-tile" style="cursor:default"><span class="none">…</span></div>'
 
 def _cell(ctx, id: str) -> str:
@@ -88,10 +88,10 @@ def _cell(ctx, id: str) -> str:
     cost = f"{m.card.get('evaluations', '?')} evaluations, {m.card.get('seconds', {}).get('sample', 0):.1f} s"
     return tile(ctx, m, extra=f"{lag_words(m.card.get('lag'))[0]} · {cost}")
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #00a3198f
+# %% ../../nbs/day09_studio/31_lab.ipynb #a785ab54
 def begin_grid(ctx, values: dict, across, x_text, down, y_text, owner):
     "Put a grid in the line: (run, xs, ys). Raises JointDiTError."
-    if wrong := missing({**values, "seed": max(0, int(values["seed"] or 0))}): raise SampleError(f"{next(iter(wrong.values()))} (on the Generate tab)")
+    if wrong := missing({**values, "seed": max(0, int(values["seed"] or 0))}): raise SampleError(f"{complete(wrong)[0]} (on the Generate tab)")
     xs, ys = side_values(ctx, across, x_text), side_values(ctx, down, y_text)
     todo = cells(ctx, values, across, xs, down, ys)
     for *_, v in todo: s = to_settings(ctx, v, lambda line: None)      # impossible settings are said before anything is made
@@ -99,7 +99,7 @@ def begin_grid(ctx, values: dict, across, x_text, down, y_text, owner):
     run.title_folder = f"{across}_{down}_{run.id}"
     return run, xs, ys
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #f9a450cf
+# %% ../../nbs/day09_studio/31_lab.ipynb #9c467ac5
 def _run(ctx, c: dict):
     "The function behind the button."
     def lab(across="w_a", x_values="0, 1.2, 3", down="w_txt", y_values="0, 1.5, 4", config="configs/ui_infer.yaml", checkpoint="", profile=AS_EXPORTED, direction="text", prompt="",
@@ -120,7 +120,7 @@ def _run(ctx, c: dict):
         if e: raise e
     return lab
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #a581e6d6
+# %% ../../nbs/day09_studio/31_lab.ipynb #f6db786a
 def _parts() -> dict:
     "The components of the tab."
     gr.Markdown("Two settings along two sides; everything else, the seed too, is as on the **Generate** tab. Click a cell to take its settings there.")
@@ -128,7 +128,7 @@ def _parts() -> dict:
     with gr.Row(equal_height=True):
         for key, value, name in (("across", "w_a", "Across"), ("down", "w_txt", "Down")):
             c[key] = gr.Dropdown(sides, value=value, label=name, min_width=190, scale=2, allow_custom_value=True)
-            c[f"{key}_values"] = gr.Textbox(USUAL[value], label="Values", max_lines=1, min_width=130, scale=1, info="with commas")
+            c[f"{key}_values"] = gr.Textbox(USUAL[value], label="Values, with commas", max_lines=1, min_width=150, scale=1)
     with gr.Row():
         c["run"] = gr.Button("Make the grid", variant="primary", elem_classes="jd-run", elem_id="jd_lab_run", scale=3, min_width=140)
         c["stop"] = gr.Button("Stop", variant="stop", scale=1, min_width=80)
@@ -136,7 +136,7 @@ def _parts() -> dict:
     c["table"] = gr.HTML(empty("The grid appears here, cell by cell. Few steps (10 or so) are enough to see what a weight does."), padding=False, js_on_load=PICK, elem_id="jd_lab")
     return c
 
-# %% ../../nbs/day09_studio/31_lab.ipynb #b637adc3
+# %% ../../nbs/day09_studio/31_lab.ipynb #3853069c
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     c, quiet = _parts(), dict(api_visibility="private", show_progress="hidden")

@@ -6,14 +6,14 @@
 __all__ = ['SKIP', 'GREY', 'Made', 'Shelf', 'one', 'matching', 'lag_words', 'measured', 'still', 'read_made', 'moments', 'flat',
            'differences', 'delete', 'ago']
 
-# %% ../../nbs/day09_studio/24_made.ipynb #e69d471b
-import time
+# %% ../../nbs/day09_studio/24_made.ipynb #2746aa09
+import shutil, time
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import JointDiTError, SampleError, load_json
 from .paths import roots_of
 
-# %% ../../nbs/day09_studio/24_made.ipynb #51fc208d
+# %% ../../nbs/day09_studio/24_made.ipynb #33c59ad2
 @dataclass
 class Made:
     "A clip with its card."
@@ -30,7 +30,7 @@ class Made:
     @property
     def prompt(self) -> str: return self.card.get("prompt") or self.card.get("direction", "")
 
-# %% ../../nbs/day09_studio/24_made.ipynb #cad5b809
+# %% ../../nbs/day09_studio/24_made.ipynb #33980155
 SKIP = ("uploads", "studio", "replay")     # folders of the output folder that hold no clips of their own
 
 class Shelf:
@@ -55,7 +55,7 @@ class Shelf:
         try: return load_card(path)
         except Exception: return None
 
-# %% ../../nbs/day09_studio/24_made.ipynb #6713b1b6
+# %% ../../nbs/day09_studio/24_made.ipynb #36f68cf6
 def one(ctx, id: str) -> Made:
     "The clip of that name. Raises PathRefused, SampleError."
     from jointdit.sample.cards import load_card
@@ -63,7 +63,7 @@ def one(ctx, id: str) -> Made:
     if not id or not path.is_file(): raise SampleError(f"{id or 'no clip'}: this clip is not there any more. Refresh the list.")
     return Made(id, path, load_card(path), path.stat().st_mtime)
 
-# %% ../../nbs/day09_studio/24_made.ipynb #f099da5a
+# %% ../../nbs/day09_studio/24_made.ipynb #29c19aee
 def matching(made: list, words: str = "", folder: str = "", way: str = "") -> list:
     "Clips whose prompt, seed, checkpoint or name hold all the words, of a folder and a direction."
     def fits(m):
@@ -71,7 +71,7 @@ def matching(made: list, words: str = "", folder: str = "", way: str = "") -> li
         return all(w in text for w in words.lower().split()) and (not folder or m.id.startswith(f"{folder}/")) and way in ("", m.card.get("direction"))
     return [m for m in made if fits(m)]
 
-# %% ../../nbs/day09_studio/24_made.ipynb #8b533685
+# %% ../../nbs/day09_studio/24_made.ipynb #819bc3bd
 def lag_words(lag: dict | None) -> tuple[str, str]:
     "(in short, the reason or how sure)."
     if not lag or lag.get("lag_ms") is None: return "not measurable", (lag or {}).get("reason") or "not measured"
@@ -79,7 +79,7 @@ def lag_words(lag: dict | None) -> tuple[str, str]:
     if abs(ms) < 42: return f"in step ({ms:+d} ms)", "within half a frame"
     return (f"sound {ms} ms late", "the picture comes first") if ms > 0 else (f"sound {-ms} ms early", "the sound comes first")
 
-# %% ../../nbs/day09_studio/24_made.ipynb #eaf210be
+# %% ../../nbs/day09_studio/24_made.ipynb #3786e18e
 def measured(m: Made) -> list[tuple[str, str, str]]:
     "(name, value, remark) of what was measured."
     c, took = m.card, m.card.get("seconds", {})
@@ -90,13 +90,13 @@ def measured(m: Made) -> list[tuple[str, str, str]]:
             ("Evaluations", str(c.get("evaluations", "?")), f"{ways} in each step: {', '.join(c.get('branches', []))}"),
             ("Peak memory", "?" if peak is None else f"{peak:.2f} GiB", f"checkpoint: step {c.get('checkpoint', {}).get('step', '?')}")]
 
-# %% ../../nbs/day09_studio/24_made.ipynb #226b640a
+# %% ../../nbs/day09_studio/24_made.ipynb #40db9953
 def _beside(ctx, m: Made, name: str) -> Path:
     from jointdit.core import derive_seed
     folder = ctx.out/"studio"/f"{derive_seed('studio', m.card.get('files'), m.card.get('content')):016x}"
     return folder/name
 
-# %% ../../nbs/day09_studio/24_made.ipynb #b24d870b
+# %% ../../nbs/day09_studio/24_made.ipynb #b81b7e37
 def still(ctx, m: Made) -> Path | None:
     "A frame of the clip, four times as large, as PNG; None without a picture."
     if not m.file("mp4"): return None
@@ -111,7 +111,7 @@ def still(ctx, m: Made) -> Path | None:
     big = Image.fromarray(frame).resize((frame.shape[1]*4, frame.shape[0]*4), Image.NEAREST)
     return write_atomic(out, lambda p: big.save(p, "PNG"))
 
-# %% ../../nbs/day09_studio/24_made.ipynb #8ae41f43
+# %% ../../nbs/day09_studio/24_made.ipynb #2b8c6aac
 def read_made(m: Made) -> tuple:
     "(frames or None, wave or None, fps, rate) of a clip's files."
     from jointdit.data.media import probe, read_frames, read_wave
@@ -127,7 +127,7 @@ def read_made(m: Made) -> tuple:
         wave = read_wave(info, 0., round(info.sound.end*rate), rate)
     return frames, wave, fps, rate
 
-# %% ../../nbs/day09_studio/24_made.ipynb #8bc8c1b6
+# %% ../../nbs/day09_studio/24_made.ipynb #89fce78e
 GREY = "#8a93a3"     # legible on light and dark pages
 
 def moments(ctx, m: Made) -> Path | None:
@@ -139,7 +139,7 @@ def moments(ctx, m: Made) -> Path | None:
     except JointDiTError: return None
     return write_atomic(out, lambda p: fig.savefig(p, dpi=100, format="png", transparent=True))
 
-# %% ../../nbs/day09_studio/24_made.ipynb #9f0ed4f0
+# %% ../../nbs/day09_studio/24_made.ipynb #b5e147a5
 def _draw_moments(frames, wave, fps, rate):
     from matplotlib.figure import Figure
     from jointdit.measure.events import sound_onsets
@@ -155,7 +155,7 @@ def _draw_moments(frames, wave, fps, rate):
     _dress(top, low, "no sound" if not defined(found) else f"{len(times)} onset{'s' * (len(times) != 1)} in the sound (lines)")
     return fig
 
-# %% ../../nbs/day09_studio/24_made.ipynb #9229bbaf
+# %% ../../nbs/day09_studio/24_made.ipynb #112aec53
 def _motion(ax, frames, fps):
     from jointdit.measure.anyclip import motion_curve
     y = motion_curve(frames)
@@ -169,35 +169,39 @@ def _dress(top, low, title):
         ax.tick_params(colors=GREY)
         for side in ax.spines.values(): side.set_color(GREY); side.set_linewidth(.5)
 
-# %% ../../nbs/day09_studio/24_made.ipynb #0e6cacba
+# %% ../../nbs/day09_studio/24_made.ipynb #55410253
 def flat(settings: dict, prefix="") -> dict:
     "Nested settings with dotted names."
     out = {}
     for k, v in settings.items(): out |= flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v}
     return out
 
-# %% ../../nbs/day09_studio/24_made.ipynb #8d18aa52
-def differences(a: Made, b: Made) -> list[tuple[str, str, str]]:
-    "(what, of a, of b), settings first; empty settings when they were made alike."
+# %% ../../nbs/day09_studio/24_made.ipynb #bb9e007c
+def differences(a: Made, b: Made, root=".") -> list[tuple[str, str, str]]:
+    "(what, of a, of b), settings first; empty settings when they were made alike. Paths are told from the project at `root`."
     from jointdit.studio.form import SETTINGS
     labels, x, y = {s: label for s, label in SETTINGS.values()}, *(flat({k: v for k, v in m.card.get("settings", {}).items() if k != "out_dir"}) for m in (a, b))
-    short = lambda v: Path(v).name if isinstance(v, str) and "/" in v and " " not in v else str(v)
+    def short(v):
+        if not isinstance(v, str) or "/" not in v or " " in v: return str(v)
+        full = (Path(root)/v).resolve()
+        return full.relative_to(Path(root).resolve()).as_posix() if full.is_relative_to(Path(root).resolve()) else Path(v).name
     say = lambda v: "–" if v in (None, "", []) else ", ".join(map(short, v)) if isinstance(v, list) else short(v)
     rows = [(labels.get(k, k), say(x.get(k)), say(y.get(k))) for k in dict.fromkeys([*x, *y]) if x.get(k) != y.get(k)]
     step = lambda m: str(m.card.get("checkpoint", {}).get("step", "?"))
     if step(a) != step(b): rows.append(("Checkpoint's step", step(a), step(b)))
     return rows + [(n, v, w) for (n, v, _), (_, w, _) in zip(measured(a), measured(b))]
 
-# %% ../../nbs/day09_studio/24_made.ipynb #e9f5ab9e
+# %% ../../nbs/day09_studio/24_made.ipynb #34dc9907
 def delete(ctx, id: str) -> int:
     "Delete a clip with its card; returns the number of files. Raises PathRefused, SampleError."
     m, gone = one(ctx, id), 0
     for kind in ("mp4", "wav", "png", "json"):
         p = m.path.with_suffix(f".{kind}")
         if p.is_file(): p.unlink(); gone += 1
+    shutil.rmtree(_beside(ctx, m, "still.png").parent, ignore_errors=True)      # its still and its picture of moments
     return gone
 
-# %% ../../nbs/day09_studio/24_made.ipynb #ed9c3a4e
+# %% ../../nbs/day09_studio/24_made.ipynb #39ee6088
 def ago(when: float, now: float | None = None) -> str:
     "How long ago, as one says it."
     s = (time.time() if now is None else now) - when

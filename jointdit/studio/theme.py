@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['LAYOUT', 'LIVE', 'SHELF', 'CSS', 'HEAD', 'NAMES', 'theme', 'look', 'seconds', 'live', 'alert', 'tiles']
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #0506388c
+# %% ../../nbs/day09_studio/25_theme.ipynb #d5a4391b
 import html
 import gradio as gr
 from .widgets import WIDGET_CSS
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #2ada6683
+# %% ../../nbs/day09_studio/25_theme.ipynb #03ec7d2d
 def theme():
     "The app's Gradio theme."
     return gr.themes.Soft(primary_hue="indigo", secondary_hue="slate", neutral_hue="slate", radius_size="md", spacing_size="sm", font=["system-ui", "sans-serif"],
@@ -19,7 +19,7 @@ def theme():
         block_label_text_color="*body_text_color_subdued", block_title_background_fill_dark="transparent", block_title_text_color_dark="*body_text_color",
         block_label_background_fill_dark="transparent", block_label_text_color_dark="*body_text_color_subdued")
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #71022cbf
+# %% ../../nbs/day09_studio/25_theme.ipynb #8150ae86
 LAYOUT = """
 footer{display:none!important}
 .gradio-container{max-width:1440px!important;width:100%!important;margin:0 auto!important}
@@ -36,10 +36,12 @@ footer{display:none!important}
 #jd_estimate{min-height:1.3rem}
 .form{background:transparent!important;border:none!important;box-shadow:none!important;gap:.7rem!important;overflow:visible!important}
 .gr-group,.group{background:transparent!important}
+.wrap-inner{min-height:38px!important}.secondary-wrap{padding-right:1.3rem!important}.secondary-wrap input{text-overflow:ellipsis}
+.prose td,.prose th{word-break:normal!important;overflow-wrap:normal!important}
 .jd-chips label,.jd-chips .wrap label{padding:.3rem .7rem!important}
 """
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #101b22a6
+# %% ../../nbs/day09_studio/25_theme.ipynb #0e8a289c
 LIVE = """
 .jd-live{border:1px solid var(--border-color-primary);border-radius:10px;padding:.8rem .9rem;background:var(--background-fill-secondary)}
 .jd-live img{width:100%;display:block;border-radius:6px;margin-top:.6rem;background:#000;aspect-ratio:720/186;object-fit:fill;image-rendering:pixelated}
@@ -54,7 +56,7 @@ LIVE = """
 .jd-tiles small{font-size:.76rem;color:var(--body-text-color-subdued);display:block;line-height:1.3}
 """
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #7a08518f
+# %% ../../nbs/day09_studio/25_theme.ipynb #98fe07b8
 SHELF = """
 .jd-grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:.8rem}
 .jd-tile{all:unset;box-sizing:border-box;display:flex;flex-direction:column;border:1px solid var(--border-color-primary);border-radius:10px;overflow:hidden;cursor:pointer;background:var(--background-fill-secondary);min-width:0}
@@ -66,11 +68,11 @@ SHELF = """
 .jd-tile small{margin:.2rem .6rem .55rem;color:var(--body-text-color-subdued);font-size:.76rem}
 .jd-lab{overflow-x:auto}.jd-lab table{border-collapse:separate;border-spacing:.5rem;border:none!important;width:auto}.jd-lab td,.jd-lab th{border:none!important;padding:0!important}.jd-lab .jd-tile p{display:none}.jd-lab .jd-tile small{margin-top:.45rem}.jd-lab th{font-weight:500;font-size:.86rem;color:var(--body-text-color-subdued);text-align:center;white-space:nowrap}
 .jd-lab .jd-tile{width:150px}
-@media(max-width:640px){.jd-head span{display:none}.jd-grid{grid-template-columns:repeat(2,minmax(0,1fr))}.jd-lab .jd-tile{width:118px}.jd-pair{flex-direction:column}.jd-player{max-width:none}}
+@media(max-width:640px){.prose td,.prose th{padding:.35rem .45rem!important}.jd-head span{display:none}.jd-grid{grid-template-columns:repeat(2,minmax(0,1fr))}.jd-lab .jd-tile{width:118px}.jd-pair{flex-direction:column}.jd-player{max-width:none}}
 """
 CSS = LAYOUT + LIVE + SHELF + WIDGET_CSS
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #6cccaa76
+# %% ../../nbs/day09_studio/25_theme.ipynb #623c6b23
 HEAD = """<meta name="viewport" content="width=device-width,initial-scale=1"><script>
 (() => {
   const seen = e => e && e.offsetParent !== null && !e.disabled;
@@ -94,7 +96,7 @@ def look() -> dict:
     from jointdit.studio.training import CURVE_CSS
     return dict(theme=theme(), css=CSS + CURVE_CSS, head=HEAD)
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #4c36e2dd
+# %% ../../nbs/day09_studio/25_theme.ipynb #33f3e920
 NAMES = dict(load="load", encode="encode", sample="sample", decode="decode", write="write")
 
 def _stage_items(run, stages) -> str:
@@ -102,13 +104,13 @@ def _stage_items(run, stages) -> str:
     name = lambda s: f"step {run.step} of {run.steps}" if s == "sample" and run.stage == "sample" else NAMES.get(s, s)
     return "".join(f'<li class="{"past" if i < at else "at" if i == at else ""}">{html.escape(name(s))}</li>' for i, s in enumerate(stages))
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #098b0ee8
+# %% ../../nbs/day09_studio/25_theme.ipynb #b153f8e2
 def seconds(x: float | None) -> str:
     "About how long, in words."
     if x is None: return "time not known yet"
     return "less than a second left" if x < 1 else f"about {x:.0f} s left" if x < 90 else f"about {x/60:.0f} min left"
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #0f9b86a0
+# %% ../../nbs/day09_studio/25_theme.ipynb #dd11f0c5
 def live(run, ahead: int = 0, others: int = 0) -> str:
     "A run that waits or works, as HTML."
     from jointdit.studio.jobs import STAGES
@@ -124,7 +126,7 @@ def live(run, ahead: int = 0, others: int = 0) -> str:
     picture = f'<img alt="The clip as it forms: frames over sound" src="{run.preview}">' if run.preview else ""
     return f'<div class="jd-live" role="status">{stages}{bar(share, title)}<span class="jd-soft">{title}</span>{picture}{more}</div>'
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #3252c857
+# %% ../../nbs/day09_studio/25_theme.ipynb #81fdd0ac
 def alert(title: str, text: str) -> str:
     "What went wrong, where the result would be."
     return f'<div class="jd-alert" role="alert"><b>{html.escape(title)}</b>{html.escape(text)}</div>'

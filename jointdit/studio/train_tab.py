@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGES', 'FIELDS', 'NUMBERS', 'NO_RUNS', 'said', 'headline', 'view', 'changed', 'Desk', 'build']
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #972f817f
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #a18f8feb
 import html, time
 import gradio as gr
 from dataclasses import asdict
@@ -15,16 +15,17 @@ from .paths import listed, roots_of
 from .processes import find, last_lines
 from .training import Wish, _note, begin, curves, end, merged, runs, samples, settings_rows, status, train_configs
 from .widgets import badge, bar, empty, facts, guarded, pair, player
-from ..core import JointDiTError
+from ..core import JointDiTError, Later
 from ..settings import load_settings
-from ..train.metrics import hms
-from ..train.run import TrainSettings
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #644a2c54
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #8533563f
+metrics, trainer = Later("jointdit.train.metrics"), Later("jointdit.train.run")   # PyTorch, when the tab is opened
+
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #65f8d914
 STAGES = [("A: from nothing", "A"), ("B: tune an A model", "B")]
 FIELDS = ("stage", "cfg", "name", "max_steps", "max_minutes", "resume", "init", "cache", "batch_size", "samples", "sample_every", "more")
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #0e95157b
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #d6f634c3
 def _cache_choices(ctx) -> list:
     roots = roots_of(ctx)
     return [("as the config says", "")] + [(roots.short(p), roots.short(p)) for p in caches(ctx)]
@@ -35,54 +36,53 @@ def _init_choices(ctx) -> list:
     found = sorted(listed(roots, "checkpoints", "*/ckpt_step_*.pt"), key=lambda p: -p.stat().st_mtime)
     return [("as the config says", "")] + [(f"{p.parent.name} / {p.stem.removeprefix('ckpt_')}", roots.short(p)) for p in found]
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #f92f0cbc
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #6dcaa1fd
 NUMBERS = ("max_steps", "max_minutes", "batch_size", "samples", "sample_every")
 
 def said(ctx, cfg) -> dict:
     "What a config says for the numbers of the form."
     blank = dict(max_steps=1000, max_minutes=0, batch_size=16, samples=2, sample_every=0)
-    try: s = load_settings(TrainSettings, roots_of(ctx).allow("configs", cfg), env={}).settings if cfg else None
+    try: s = load_settings(trainer.TrainSettings, roots_of(ctx).allow("configs", cfg), env={}).settings if cfg else None
     except JointDiTError: s = None
     return blank if s is None else dict(max_steps=s.max_steps, max_minutes=s.max_minutes or 0, batch_size=s.data.batch_size, samples=s.output.samples,
                                              sample_every=s.output.sample_every or s.output.save_every)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #e347a687
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #1f61e66e
 def _fields(ctx) -> dict:
     "The components of the form, by the names of `Wish`."
     cfgs = train_configs(ctx, "A")
-    own = said(ctx, cfgs[0] if cfgs else None)
     out = dict(stage=gr.Radio(STAGES, value="A", label="Stage"), cfg=gr.Dropdown(cfgs, value=cfgs[0] if cfgs else None, label="Config"),
                name=gr.Textbox("studio", label="Name of the run", info="its folders end with it; the same name goes on where it stopped", max_lines=1))
     with gr.Row():
-        out |= dict(max_steps=gr.Number(own["max_steps"], label="Steps", min_width=120, precision=0, minimum=1, info="of the optimiser"),
-                    max_minutes=gr.Number(own["max_minutes"], label="Minutes at most", min_width=120, minimum=0, info="0: no limit"))
+        out |= dict(max_steps=gr.Number(None, label="Steps", min_width=120, precision=0, info="of the optimiser"),
+                    max_minutes=gr.Number(None, label="Minutes at most", min_width=120, info="0: no limit"))
     out["resume"] = gr.Checkbox(True, label="Go on from this run's last checkpoint", info="off: its old files are put aside, and it starts over")
-    return out | _rare_fields(ctx, own)
+    return out | _rare_fields(ctx)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #02a10479
-def _rare_fields(ctx, own: dict) -> dict:
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #48dd4e5d
+def _rare_fields(ctx) -> dict:
     "What is changed seldom, in a fold."
     with gr.Accordion("More settings", open=False):
-        out = dict(init=gr.Dropdown(_init_choices(ctx), value="", label="Start from a checkpoint", info="Stage B without one takes the newest Stage A"),
-                   cache=gr.Dropdown(_cache_choices(ctx), value="", label="Latent cache"))
+        out = dict(init=gr.Dropdown([("as the config says", "")], value="", label="Start from a checkpoint", info="Stage B without one takes the newest Stage A"),
+                   cache=gr.Dropdown([("as the config says", "")], value="", label="Latent cache"))
         with gr.Row():
-            out |= dict(batch_size=gr.Number(own["batch_size"], label="Clips per step", precision=0, minimum=1),
-                        samples=gr.Number(own["samples"], label="Sample clips", precision=0, minimum=0),
-                        sample_every=gr.Number(own["sample_every"], label="Samples every", precision=0, minimum=0, info="steps; 0: at the end"))
+            out |= dict(batch_size=gr.Number(None, label="Clips per step", precision=0),
+                        samples=gr.Number(None, label="Sample clips", precision=0, minimum=0),
+                        sample_every=gr.Number(None, label="Samples every", precision=0, minimum=0, info="steps, with the next checkpoint; 0: only at the end"))
         out["more"] = gr.Textbox("", label="Any other setting", lines=2, placeholder="optim.clip=0.5", info="one key=value a line, as with --set")
     return out
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #4512e36a
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #b6f67af8
 def headline(s) -> str:
     "A run's state as HTML."
     bits = [f"step {s.step:,} of {s.steps:,}" if s.steps else f"step {s.step:,}" if s.step else ""]
-    if s.eta is not None: bits.append(f"{hms(s.eta)} left")
+    if s.eta is not None: bits.append(f"{metrics.hms(s.eta)} left")
     if s.clips_per_s and s.state == "running": bits.append(f"{s.clips_per_s:.0f} clips/s")
     soft = "".join(f'<span class="soft">{html.escape(b)}</span>' for b in bits if b)
     done = bar(s.step / s.steps, f"{s.run}: {s.step} of {s.steps} steps") if s.steps else ""
     return f'<div class="jd-line">{badge(s.state)}<b>{html.escape(s.run)}</b>{soft}</div>{done}<div class="jd-line"><span class="soft">{html.escape(s.message)}</span></div>'
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #4dab2165
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #b0d00d55
 NO_RUNS = "Nothing has been trained here yet. Choose a stage and press Start: the curves appear here, and training goes on when this page is closed."
 
 def view(ctx, run: str | None) -> tuple:
@@ -91,15 +91,15 @@ def view(ctx, run: str | None) -> tuple:
     made = [player(p, said) for p, said in samples(ctx, run)]
     p = find(_note(ctx, run))
     lines = last_lines(p, 60) if p else (Path(ctx.logs) / run / "train.log").read_text().splitlines()[-60:] if (Path(ctx.logs) / run / "train.log").is_file() else []
-    return headline(status(ctx, run)), curves(ctx, run), pair(made) if made else empty("Clips that this run makes appear here."), "\n".join(lines)
+    return headline(status(ctx, run)), curves(ctx, run), pair(made, many=True) if made else empty("Clips that this run makes appear here."), "\n".join(lines)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #02a22018
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #17d82ca6
 def changed(now: tuple, before: list) -> tuple:
     "(the parts, with those that are as before left out; what to compare with next time)."
     before = before or [None] * len(now)
     return tuple(gr.skip() if a == b else a for a, b in zip(now, before)), list(now)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #95ff8903
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #c383eb4e
 class Desk:
     "What the tab can do, as functions of the context."
     def __init__(self, ctx): self.ctx = ctx
@@ -112,22 +112,22 @@ class Desk:
 
     def rows(self, *fields) -> str: return facts(settings_rows(merged(self.ctx, self.wish(*fields))), ("setting", "value", "from"), tall=True)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #b5eb0e3b
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #b4cfbb87
 def _api(desk: Desk):
     "Endpoints for programs."
-    ctx = desk.ctx
+    ctx, own = desk.ctx, lambda n: None if n < 0 else n
     @guarded
     def train_settings(stage: str, cfg: str, name: str = "studio", max_steps: int = 0, more: str = "") -> list[list[str]]:
         "Rows of (setting, value, where it came from)."
         return settings_rows(merged(ctx, Wish(stage, cfg, name, max_steps, more=more)))
     @guarded
     def train_start(stage: str, cfg: str, name: str = "studio", max_steps: int = 0, max_minutes: float = 0., resume: bool = True, init: str = "",
-                    cache: str = "", batch_size: int = 0, samples: int = 0, more: str = "", sample_every: int = 0) -> str:
-        "Start a run; returns its name."
-        return begin(ctx, Wish(stage, cfg, name, max_steps, max_minutes, resume, init, cache, batch_size, samples, sample_every, more))
+                    cache: str = "", batch_size: int = 0, samples: int = -1, more: str = "", sample_every: int = -1) -> str:
+        "Start a run; returns its name. 0, and -1 for the samples: as the config says."
+        return begin(ctx, Wish(stage, cfg, name, max_steps, max_minutes, resume, init, cache, batch_size, own(samples), own(sample_every), more))
     for fn in (train_settings, train_start, *_reading_api(ctx)): gr.api(fn, api_name=fn.__name__, queue=False)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #7ff503dd
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #f1ae5540
 def _reading_api(ctx) -> list:
     "Endpoints that look at runs, and stop them."
     @guarded
@@ -144,7 +144,7 @@ def _reading_api(ctx) -> list:
         return runs(ctx)
     return [train_stop, train_status, train_runs]
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #ece067f5
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #30511825
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     desk = Desk(ctx)
@@ -158,18 +158,17 @@ def build(ctx):
     _wire(desk, fields, go, halt, fold, table, seen)
     _api(desk)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #1564a15a
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #89d96276
 def _seen(ctx) -> dict:
     "The right side: which run, and what is seen of it."
     names = runs(ctx)
     out = dict(run=gr.Dropdown(names, value=names[0] if names else None, label="Run", info="also those that a command line started", visible=bool(names)))
-    first = view(ctx, names[0] if names else None)
-    out |= dict(head=gr.HTML(first[0], padding=False), curves=gr.HTML(first[1], padding=False))
-    with gr.Accordion("Samples", open=True): out["samples"] = gr.HTML(first[2], padding=False)
-    with gr.Accordion("What it prints", open=False): out["log"] = gr.Textbox(first[3], lines=14, max_lines=14, label="Last lines", autoscroll=True)
+    out |= dict(head=gr.HTML("" if names else empty(NO_RUNS), padding=False), curves=gr.HTML("", padding=False))
+    with gr.Accordion("Samples", open=True): out["samples"] = gr.HTML("", padding=False)
+    with gr.Accordion("What it prints", open=False): out["log"] = gr.Textbox("", lines=14, max_lines=14, label="Last lines", autoscroll=True)
     return out
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #cb80b378
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #40f7f7be
 def _wire(desk: Desk, fields: dict, go, halt, fold, table, seen: dict):
     "What happens on which event."
     ctx, inputs, parts = desk.ctx, [fields[k] for k in FIELDS], [seen[k] for k in ("head", "curves", "samples", "log")]
@@ -188,11 +187,13 @@ def _wire(desk: Desk, fields: dict, go, halt, fold, table, seen: dict):
     go.click(guarded(lambda *f: _begin(desk, *f)), inputs, seen["run"], **private).then(show, [seen["run"], kept], [*parts, kept], **private).then(rows, inputs, table, **private)
     halt.click(guarded(lambda run: _stop(desk, run)), seen["run"], None, queue=False, **private)
     seen["run"].change(show, [seen["run"], kept], [*parts, kept], **private)
-    gr.Timer(2).tick(guarded(show), [seen["run"], kept], [*parts, kept], queue=False, **private)
-    gr.context.Context.root_block.load(lambda run: _reload(desk, run), seen["run"], [fields["init"], fields["cache"], seen["run"]], **private).then(
-        guarded(show), [seen["run"], kept], [*parts, kept], **private)
+    here = ctx.ui.get("tab_train_tab")
+    clock = ctx.ui.setdefault("clocks", {})["train_tab"] = gr.Timer(2, active=here is None)
+    clock.tick(guarded(show), [seen["run"], kept], [*parts, kept], queue=False, **private)
+    (here.select if here else gr.context.Context.root_block.load)(guarded(lambda *x: _reload(desk, *x)), [seen["run"], fields["cfg"], *(fields[k] for k in NUMBERS)],
+        [fields["init"], fields["cache"], seen["run"], *(fields[k] for k in NUMBERS)], **private).then(guarded(show), [seen["run"], kept], [*parts, kept], **private)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #4750286c
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #1dea19e3
 def _begin(desk: Desk, *fields):
     "Start, and look at the new run."
     run = begin(desk.ctx, desk.wish(*fields))
@@ -203,9 +204,10 @@ def _stop(desk: Desk, run):
     if not run: return gr.Info("There is no run to stop.")
     gr.Info(end(desk.ctx, run))
 
-def _reload(desk: Desk, run):
-    "Lists as they are now; the run that is going is looked at first."
+def _reload(desk: Desk, run, cfg, *numbers):
+    "Lists as they are now, and the config's numbers where the form has none; the run that is going is looked at first."
     ctx, names = desk.ctx, runs(desk.ctx)
     going = next((n for n in names if status(ctx, n).state in ("running", "starting")), None)
     pick = going or (run if run in names else names[0] if names else None)
-    return gr.Dropdown(_init_choices(ctx)), gr.Dropdown(_cache_choices(ctx)), gr.Dropdown(names, value=pick, visible=bool(names))
+    own = [gr.skip()]*len(NUMBERS) if any(numbers) else [said(ctx, cfg)[k] for k in NUMBERS]
+    return gr.Dropdown(_init_choices(ctx)), gr.Dropdown(_cache_choices(ctx)), gr.Dropdown(names, value=pick, visible=bool(names)), *own

@@ -6,14 +6,14 @@
 __all__ = ['PLAY', 'PAUSE', 'WIDGET_CSS', 'toast', 'guarded', 'file_url', 'player', 'pair', 'facts', 'problem_list', 'badge',
            'empty', 'bar']
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #98814dc8
+# %% ../../nbs/day09_studio/14_widgets.ipynb #4612771b
 import functools, html, os, traceback
 from pathlib import Path
 from urllib.parse import quote
 import gradio as gr
 from .form import words
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #138e88b9
+# %% ../../nbs/day09_studio/14_widgets.ipynb #573bd9c7
 def toast(e: BaseException) -> gr.Error:
     "An error as the page shows it."
     if isinstance(e, gr.Error): return e
@@ -21,9 +21,9 @@ def toast(e: BaseException) -> gr.Error:
     if said is None:
         traceback.print_exception(e)
         said = f"This is a bug in JointDiT ({type(e).__name__}: {str(e)[:200]}). The terminal shows where."
-    return gr.Error(html.escape(said), duration=None, title="That did not work", print_exception=False)
+    return gr.Error(html.escape(said), duration=30, title="That did not work", print_exception=False)
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #e021d88d
+# %% ../../nbs/day09_studio/14_widgets.ipynb #12e57308
 def guarded(fn):
     "The same function, whose errors are toasts."
     @functools.wraps(fn)
@@ -32,7 +32,7 @@ def guarded(fn):
         except Exception as e: raise toast(e) from None
     return run
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #ca2598ac
+# %% ../../nbs/day09_studio/14_widgets.ipynb #caa56dd1
 def file_url(path) -> str:
     "Where the browser finds a file; with its date, so that a new file of the same name is not taken from the browser's memory."
     p = Path(path).resolve()
@@ -40,13 +40,13 @@ def file_url(path) -> str:
     except OSError: stamp = ""
     return f"gradio_api/file={quote(p.as_posix())}{stamp}"
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #4b7445e1
+# %% ../../nbs/day09_studio/14_widgets.ipynb #15ba9f5c
 _STEP = ("const v=this,g=[...v.closest('.jd-pair').querySelectorAll('video,audio')].filter(o=>o!==v);"
          "if(v.jdLed){v.jdLed=0;return}")
 PLAY = _STEP + "g.forEach(o=>{o.muted=true;o.currentTime=v.currentTime;if(o.paused){o.jdLed=1;o.play()}});v.muted=false"
 PAUSE = _STEP + "g.forEach(o=>{if(!o.paused){o.jdLed=1;o.pause()}})"
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #622b4ea7
+# %% ../../nbs/day09_studio/14_widgets.ipynb #d75b3bd9
 def player(path, label: str, note: str = "", step: bool = False) -> str:
     "A clip or a sound with its caption, as HTML."
     kind = "audio" if path and Path(path).suffix == ".wav" else "video"
@@ -55,52 +55,54 @@ def player(path, label: str, note: str = "", step: bool = False) -> str:
     on = f' onplay="{html.escape(PLAY)}" onpause="{html.escape(PAUSE)}"' if step else ""
     return f'<figure class="jd-player"><{kind} controls loop playsinline preload="auto" aria-label="{html.escape(label)}"{on} src="{html.escape(file_url(path))}"></{kind}>{text}</figure>'
 
-def pair(players: list[str]) -> str:
-    "Players side by side, in step."
-    return f'<div class="jd-pair">{"".join(players)}</div>'
+def pair(players: list[str], many: bool = False) -> str:
+    "Players side by side; many are small."
+    return f'<div class="jd-pair{" jd-many" * many}">{"".join(players)}</div>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #76df0bf0
+# %% ../../nbs/day09_studio/14_widgets.ipynb #4561afb2
 def facts(rows, head=None, tall: bool = False) -> str:
     "A table as HTML: rows of texts, the first of each row is its name; a tall one scrolls."
     cells = lambda r: f'<th scope="row">{html.escape(str(r[0]))}</th>' + "".join(f"<td>{html.escape(str(x))}</td>" for x in r[1:])
     top = "<thead><tr>" + "".join(f'<th scope="col">{html.escape(str(h))}</th>' for h in head) + "</tr></thead>" if head else ""
     return f'<div class="jd-scroll{" jd-tall" * tall}"><table class="jd-facts">{top}<tbody>{"".join(f"<tr>{cells(r)}</tr>" for r in rows)}</tbody></table></div>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #7e1e4d55
+# %% ../../nbs/day09_studio/14_widgets.ipynb #7109afe6
 def problem_list(problems) -> str:
     "(where, what is wrong, what to do) as a list."
     item = lambda where, wrong, do: f"<li><b>{html.escape(wrong)}</b><span>{html.escape(where)}</span><i>{html.escape(do)}</i></li>"
     return f'<ul class="jd-problems">{"".join(item(*p) for p in problems)}</ul>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #d426df2e
+# %% ../../nbs/day09_studio/14_widgets.ipynb #3791f99d
 def badge(state: str) -> str:
     "A state with its colour; the word says it too."
     kind = dict(running="go", starting="go", finished="good", failed="bad", killed="bad").get(state, "calm")
     return f'<span class="jd-badge jd-{kind}">{html.escape(state)}</span>'
 
-def empty(said: str) -> str:
-    "What a place says while there is nothing in it."
-    return f'<p class="jd-empty">{html.escape(said)}</p>'
+def empty(said: str, title: str = "") -> str:
+    "What a place says while there is nothing in it; with a title it takes the room of what will be there."
+    return f'<p class="jd-empty{" jd-room" * bool(title)}">{f"<b>{html.escape(title)}</b>" * bool(title)}{html.escape(said)}</p>'
 
 def bar(share: float, label: str) -> str:
     "A progress bar from 0 to 1."
     share = min(max(share, 0), 1)
     return f'<div class="jd-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100 * share:.0f}" aria-label="{html.escape(label)}"><i style="width:{100 * share:.1f}%"></i></div>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #c3675a3b
+# %% ../../nbs/day09_studio/14_widgets.ipynb #a8d87dd7
 WIDGET_CSS = """.jd-pair{display:flex;flex-wrap:wrap;gap:1rem}.jd-player{margin:0;flex:1 1 220px;max-width:420px;min-width:0}
 .jd-player video{width:100%;aspect-ratio:1;object-fit:contain;background:#000;border-radius:8px;display:block}.jd-player audio{width:100%}
 .jd-player figcaption{font-size:.85rem;margin-top:.35rem;line-height:1.35}.jd-player figcaption span{opacity:.72}
 .jd-none{aspect-ratio:1;display:grid;place-items:center;border:1px dashed var(--border-color-primary);border-radius:8px;opacity:.75;text-align:center;padding:1rem;font-size:.9rem}
 .jd-scroll{overflow-x:auto}.jd-facts{border-collapse:collapse;width:100%;font-size:.88rem}.jd-facts th,.jd-facts td{padding:.3rem .8rem .3rem 0!important;border:0!important;border-bottom:1px solid var(--border-color-primary)!important;text-align:left;vertical-align:top}
-.jd-facts tr,.jd-facts{border:0!important}.jd-tall{max-height:26rem;overflow:auto}.jd-tall td{overflow-wrap:anywhere}
+.jd-facts tr,.jd-facts{border:0!important}.jd-tall{max-height:26rem;overflow:auto}.jd-tall td{overflow-wrap:anywhere}.jd-tall .jd-facts{table-layout:fixed}.jd-tall th{white-space:normal!important;overflow-wrap:anywhere}.jd-tall th[scope=col]:nth-child(1){width:38%}.jd-tall th[scope=col]:nth-child(3){width:31%}
+.jd-many .jd-player{flex:0 1 180px}
 .jd-problems{list-style:none;margin:0;padding:0;font-size:.88rem;line-height:1.4}.jd-problems li{padding:.5rem 0;border-bottom:1px solid var(--border-color-primary);overflow-wrap:anywhere}
 .jd-problems b{font-weight:600}.jd-problems span{display:block;opacity:.75}.jd-problems i{display:block;font-style:normal}
 .jd-facts th[scope=row]{font-weight:500;opacity:.75;white-space:nowrap}.jd-facts thead th{font-weight:600}
 .jd-badge{display:inline-block;padding:.05rem .6rem;border-radius:99px;font-size:.8rem;font-weight:600;border:1px solid currentColor}
 .jd-go{color:#2563eb}.jd-good{color:#15803d}.jd-bad{color:#c02626}.jd-calm{color:var(--body-text-color-subdued)}.dark .jd-go{color:#7db3ff}.dark .jd-good{color:#5fd08f}.dark .jd-bad{color:#ff8d84}
 .jd-empty{padding:1.6rem 1rem;text-align:center;border:1px dashed var(--border-color-primary);border-radius:8px;color:var(--body-text-color-subdued);margin:0;line-height:1.5}
+.jd-room{min-height:340px;display:flex;flex-direction:column;justify-content:center;align-items:center;gap:.4rem}.jd-room b{color:var(--body-text-color);font-size:1.05rem}
 .jd-bar{height:6px;border-radius:99px;background:var(--border-color-primary);overflow:hidden;margin:.5rem 0}.jd-bar i{display:block;height:100%;background:#3b82f6;border-radius:99px}
 .jd-sub{margin:1rem 0 .2rem}.jd-sheet{width:100%;border-radius:8px;background:#fff;margin-top:.6rem}
 .jd-note{margin:.8rem 0 0}.jd-line{display:flex;flex-wrap:wrap;gap:.3rem .9rem;align-items:center;font-size:.92rem}.jd-line .soft{opacity:.75;overflow-wrap:anywhere}
-@media(max-width:640px){.jd-pair{flex-direction:column}.jd-player{flex:none;width:100%;max-width:none}}"""
+@media(max-width:640px){.jd-room{min-height:0}.jd-pair{flex-direction:column}.jd-player{flex:none;width:100%;max-width:none}.jd-many{flex-direction:row}.jd-many .jd-player{flex:0 1 46%}}"""
