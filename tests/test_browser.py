@@ -213,6 +213,10 @@ def test_guidance_grid(page):
     shoot(page, "lab")
     page.locator("#jd_lab [data-pick]").last.click()
     page.locator("#jd_run").wait_for(timeout=30_000)
+    page.get_by_role("button", name="Guidance").locator("visible=true").first.click()
+    weight = page.get_by_label("Audio watches video").locator("visible=true")
+    weight.wait_for(timeout=30_000)
+    assert weight.input_value() == "2"
 
 
 @pytest.mark.parametrize("dark", [False, True])

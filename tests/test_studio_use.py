@@ -94,3 +94,17 @@ def test_a_clip_of_the_command_line_is_in_the_history(client, project):
     s = load_request(project / "configs/ui_infer.yaml", dict(ckpt=str(project / "checkpoints/day05_stage_a_x"), prompt="made in a terminal", steps=2, seeds=[3], out_dir=str(project / "outputs/cli")), [], say=lambda line: None)
     generate(s, say=lambda line: None)
     assert [e["id"] for e in client.predict("terminal", api_name="/history")] == ["cli/seed003_steps02"]
+
+
+def test_a_folder_of_clips_outside_of_the_project(app, tmp_path):
+    from jointdit.studio.looking import look, places
+    clips = tmp_path / "mine"
+    clips.mkdir()
+    shutil.copyfile(example(app.studio, "a bouncing ball"), clips / "one.mp4")
+    (clips / "two.mp4").write_text("this is no video")
+    place = f"folder:{clips}"
+    assert place not in [v for _, v in places(Studio(app.studio.root))]
+    ctx = Studio(app.studio.root, data_root=clips)      # --data-root
+    assert place in [v for _, v in places(ctx)]
+    seen = look(ctx, place)
+    assert [i for _, i in seen.clips] == ["one"] and len(seen.problems) == 1 and seen.problems[0][2]

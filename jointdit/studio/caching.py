@@ -6,7 +6,7 @@
 __all__ = ['CacheWish', 'cache_configs', 'cache_settings', 'begin_cache', 'cache_jobs', 'CacheStatus', 'cache_status',
            'end_cache']
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #9ef80ce2
+# %% ../../nbs/day09_studio/17_caching.ipynb #428e1ad9
 import os, time
 import jointdit
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from .paths import check_settings, plain_name, roots_of
 from .processes import Bar, bar_of, complaint, find, last_lines, start, stop, verdict
 from .training import _check_visitor, _more, read_configs, script
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #71dc26e0
+# %% ../../nbs/day09_studio/17_caching.ipynb #06d86f00
 encode = Later("jointdit.data.encode")   # the codecs, when something is cached
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #f3942453
+# %% ../../nbs/day09_studio/17_caching.ipynb #f929ac76
 @dataclass
 class CacheWish:
     "The fields of the page; empty ones leave the config as it is."
@@ -30,12 +30,12 @@ class CacheWish:
     cache_dir: str = ""  # where the latents go
     more: str = ""  # lines of key=value
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #79caec1d
+# %% ../../nbs/day09_studio/17_caching.ipynb #082da481
 def cache_configs(ctx) -> list[str]:
     "Configs of caches, as paths relative to the project."
     return [p for p, said in read_configs(ctx) if "data_root" in said or "cache_dir" in said and "stage" not in said]
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #caca3e24
+# %% ../../nbs/day09_studio/17_caching.ipynb #1c8f39d2
 def cache_settings(ctx, w: CacheWish):
     "Merged settings (Loaded). Raises SettingsError, PathRefused."
     roots = roots_of(ctx)
@@ -47,7 +47,7 @@ def cache_settings(ctx, w: CacheWish):
     _check_visitor(roots, loaded)
     return loaded
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #6d43248a
+# %% ../../nbs/day09_studio/17_caching.ipynb #1d170b31
 def _note(ctx, job: str) -> Path: return Path(ctx.logs) / "studio" / plain_name(job, "job")
 
 def begin_cache(ctx, w: CacheWish) -> str:
@@ -60,13 +60,13 @@ def begin_cache(ctx, w: CacheWish) -> str:
     start(_note(ctx, job), command, ctx.root, dict(kind="cache", place=f"cache:{roots_of(ctx).short(Path(ctx.root) / s.cache_dir)}:{w.split}"), {"PYTHONPATH": here})
     return job
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #ab25fd5e
+# %% ../../nbs/day09_studio/17_caching.ipynb #69f75b8e
 def cache_jobs(ctx) -> list[str]:
     "Names of the caching jobs that this app has started, the latest first."
     notes = Path(ctx.logs).glob("studio/cache_*/process.json")
     return [p.parent.name for p in sorted(notes, key=lambda p: -p.stat().st_mtime)]
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #2dca2ad2
+# %% ../../nbs/day09_studio/17_caching.ipynb #eebd91fa
 @dataclass
 class CacheStatus:
     "How far a caching job is."
@@ -79,7 +79,7 @@ class CacheStatus:
     message: str = ""
     place: str = ""  # where to look at the result
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #0564d039
+# %% ../../nbs/day09_studio/17_caching.ipynb #61af5af3
 def cache_status(ctx, job: str) -> CacheStatus:
     "Read a job's note and output. Raises JointDiTError."
     p = find(_note(ctx, job))
@@ -92,7 +92,7 @@ def cache_status(ctx, job: str) -> CacheStatus:
     else: s.message = {"stopped": "Stopped; finished clips are kept. Start again to go on."}.get(s.state, plain[-1] if plain else "")
     return s
 
-# %% ../../nbs/day09_studio/17_caching.ipynb #4feb2bc6
+# %% ../../nbs/day09_studio/17_caching.ipynb #b6e1bab2
 def end_cache(ctx, job: str) -> str:
     "Stop a job; finished clips are kept. Raises JointDiTError."
     p = find(_note(ctx, job))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_DATA', 'table_of', 'clip_view', 'job_view', 'Desk', 'build']
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #add215df
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #3bbe69d2
 import html
 import gradio as gr
 from dataclasses import asdict
@@ -15,14 +15,14 @@ from .caching import CacheWish, begin_cache, cache_configs, cache_jobs, cache_st
 from .paths import roots_of
 from .widgets import badge, bar, empty, facts, file_url, guarded, pair, player, problem_list
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #4f66d4aa
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #7437305e
 looking = Later("jointdit.studio.looking")   # codecs, FFmpeg and PyTorch, when the tab is opened
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #a822392b
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #35a08850
 NO_DATA = ("There is no data here yet. Start caching below: without clips of your own it first writes the toy world's, and then encodes them. "
            "Your own clips go into data/, or start the app with --data-root.")
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #b5804c9c
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #d2677ce5
 def table_of(seen) -> str:
     "The doctor's table and the problems, as HTML."
     none = [k for k, v in seen.facts if v == "0"]
@@ -31,7 +31,7 @@ def table_of(seen) -> str:
     n = len(seen.problems)
     return out + f'<h4 class="jd-sub">{n} problem{"s" if n > 1 else ""}</h4>' + problem_list(seen.problems)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #f2548ec0
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #b68b3e24
 def clip_view(shown) -> str:
     "Two players in step, the facts, and both on one time axis, as HTML."
     players = pair([player(shown.original, "Original", "not there any more, or outside of the data root" if shown.original is None else "", step=True),
@@ -39,7 +39,7 @@ def clip_view(shown) -> str:
     picture = f'<img class="jd-sheet" src="{html.escape(file_url(shown.picture))}" alt="Frames and spectrograms over one time axis: the original above, the decoded below">'
     return players + facts(shown.facts) + picture
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #bd36beb9
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #6c27275c
 def job_view(s) -> str:
     "A caching job as HTML."
     bits = [f"{s.done:,} of {s.total:,}" if s.total and s.state == "running" else "", f"{s.left} left" if s.left and s.state == "running" else ""]
@@ -47,7 +47,7 @@ def job_view(s) -> str:
     done = bar(s.done / s.total, f"{s.job}: {s.done} of {s.total}") if s.total and s.state == "running" else ""
     return f'<div class="jd-line">{badge(s.state)}<b>{html.escape(s.job.removeprefix("cache_"))}</b>{soft}</div>{done}<div class="jd-line"><span class="soft">{html.escape(s.message)}</span></div>'
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #d3733e5f
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #91ebd1d6
 class Desk:
     "What the tab can do, as functions of the context; the last table is kept, because reading a large split takes a while."
     def __init__(self, ctx): self.ctx, self.kept = ctx, None
@@ -73,7 +73,7 @@ class Desk:
         pick = place if place in [v for _, v in now] else now[0][1] if now else None
         return gr.Dropdown(now, value=pick, visible=bool(now)), self.look(place)[0] if pick == place else gr.skip()
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #4b3393e9
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #e2a4ab72
 def _api(desk: Desk) -> list:
     "Endpoints for programs."
     ctx = desk.ctx
@@ -93,7 +93,7 @@ def _api(desk: Desk) -> list:
         return dict(original=link(s.original), decoded=link(s.decoded), picture=link(s.picture), facts=s.facts)
     return [data_places, data_table, data_clip]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #322161fd
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #1a645774
 def _cache_api(ctx) -> list:
     "Endpoints that cache."
     @guarded
@@ -110,7 +110,7 @@ def _cache_api(ctx) -> list:
         return asdict(cache_status(ctx, job))
     return [cache_start, cache_stop, cache_progress]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #b1d5b6c0
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #bff500c8
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     desk = Desk(ctx)
@@ -127,7 +127,7 @@ def build(ctx):
     _wire_caching(desk, caching, place)
     for fn in _api(desk) + _cache_api(ctx): gr.api(fn, api_name=fn.__name__)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #98977ade
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #323707a8
 def _caching(ctx) -> dict:
     "The fold that makes latents."
     cfgs, jobs = cache_configs(ctx), cache_jobs(ctx)
@@ -142,7 +142,7 @@ def _caching(ctx) -> dict:
         out["state"] = gr.HTML(job_view(cache_status(ctx, jobs[0])) if jobs else "", padding=False)
     return out
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #5841b9a6
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #dcfd42d8
 def _sources(ctx) -> list:
     "Folders of clips that can be cached: also the folder above train/ and val/."
     roots = roots_of(ctx)
@@ -150,7 +150,7 @@ def _sources(ctx) -> list:
     above = [str(Path(f).parent) for f in found if Path(f).name in ("train", "val", "test")]
     return [("as the config says", "")] + [(f, f) for f in dict.fromkeys(above + [f for f in found if Path(f).name not in ("train", "val", "test")])]
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #881c335d
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #55659b48
 def _wire(desk: Desk, place, table, clip, shown, steps, back, on):
     quiet = dict(api_visibility="private")
     see = guarded(desk.look)
@@ -163,13 +163,13 @@ def _wire(desk: Desk, place, table, clip, shown, steps, back, on):
     opened(guarded(desk.menu), place, [place, table], show_progress="hidden", **quiet)
     place.change(lambda p: gr.Row(visible=bool(p)), place, steps, show_progress="hidden", **quiet)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #30b47f53
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #e6622e86
 def _neighbour(desk: Desk, place, clip, d: int):
     "The clip before or after, around the ends."
     ids = [i for _, i in looking.look(desk.ctx, place).clips] if place else []
     return ids[(ids.index(clip) + d) % len(ids)] if clip in ids else (ids[0] if ids else None)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #2d8a2b3e
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #2affb581
 def _wire_caching(desk: Desk, f: dict, place):
     ctx, quiet = desk.ctx, dict(api_visibility="private", show_progress="hidden")
     def go(cfg, split, data_root, cache_dir, more):
@@ -184,7 +184,7 @@ def _wire_caching(desk: Desk, f: dict, place):
     clock = ctx.ui.setdefault("clocks", {})["data_tab"] = gr.Timer(2, active=here is None)
     clock.tick(guarded(lambda job, was: _tick(ctx, job, was)), [f["job"], kept], [f["state"], kept, place], queue=False, **quiet)
 
-# %% ../../nbs/day09_studio/18_data_tab.ipynb #f5138db1
+# %% ../../nbs/day09_studio/18_data_tab.ipynb #2f40725f
 def _tick(ctx, job, was: str):
     "(state line, what this browser saw last, the menu of places)."
     if not job: return gr.skip(), gr.skip(), gr.skip()

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['LAYOUT', 'LIVE', 'SHELF', 'CSS', 'HEAD', 'NAMES', 'theme', 'look', 'seconds', 'live', 'alert', 'tiles']
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #d5a4391b
-import html
+# %% ../../nbs/day09_studio/25_theme.ipynb #d817689d
+import html, time
 import gradio as gr
 from .widgets import WIDGET_CSS
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #03ec7d2d
+# %% ../../nbs/day09_studio/25_theme.ipynb #f8b3af89
 def theme():
     "The app's Gradio theme."
     return gr.themes.Soft(primary_hue="indigo", secondary_hue="slate", neutral_hue="slate", radius_size="md", spacing_size="sm", font=["system-ui", "sans-serif"],
@@ -19,7 +19,7 @@ def theme():
         block_label_text_color="*body_text_color_subdued", block_title_background_fill_dark="transparent", block_title_text_color_dark="*body_text_color",
         block_label_background_fill_dark="transparent", block_label_text_color_dark="*body_text_color_subdued")
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #8150ae86
+# %% ../../nbs/day09_studio/25_theme.ipynb #76a89230
 LAYOUT = """
 footer{display:none!important}
 .gradio-container{max-width:1440px!important;width:100%!important;margin:0 auto!important}
@@ -41,7 +41,7 @@ footer{display:none!important}
 .jd-chips label,.jd-chips .wrap label{padding:.3rem .7rem!important}
 """
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #0e8a289c
+# %% ../../nbs/day09_studio/25_theme.ipynb #5f41e55a
 LIVE = """
 .jd-live{border:1px solid var(--border-color-primary);border-radius:10px;padding:.8rem .9rem;background:var(--background-fill-secondary)}
 .jd-live img{width:100%;display:block;border-radius:6px;margin-top:.6rem;background:#000;aspect-ratio:720/186;object-fit:fill;image-rendering:pixelated}
@@ -56,7 +56,7 @@ LIVE = """
 .jd-tiles small{font-size:.76rem;color:var(--body-text-color-subdued);display:block;line-height:1.3}
 """
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #98fe07b8
+# %% ../../nbs/day09_studio/25_theme.ipynb #c1329f96
 SHELF = """
 .jd-grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:.8rem}
 .jd-tile{all:unset;box-sizing:border-box;display:flex;flex-direction:column;border:1px solid var(--border-color-primary);border-radius:10px;overflow:hidden;cursor:pointer;background:var(--background-fill-secondary);min-width:0}
@@ -72,7 +72,7 @@ SHELF = """
 """
 CSS = LAYOUT + LIVE + SHELF + WIDGET_CSS
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #623c6b23
+# %% ../../nbs/day09_studio/25_theme.ipynb #50f778c1
 HEAD = """<meta name="viewport" content="width=device-width,initial-scale=1"><script>
 (() => {
   const seen = e => e && e.offsetParent !== null && !e.disabled;
@@ -83,6 +83,7 @@ HEAD = """<meta name="viewport" content="width=device-width,initial-scale=1"><sc
   }, true);
   const play = on => e => { const t = e.target.closest && e.target.closest('.jd-tile'), v = t && t.querySelector('video'); if (v) { v.muted = true; on ? v.play().catch(() => 0) : v.pause(); } };
   for (const [name, on] of [['mouseover', 1], ['focusin', 1], ['mouseout', 0], ['focusout', 0]]) document.addEventListener(name, play(on));
+  document.addEventListener('click', e => { if (e.target.closest && e.target.closest('#jd_run')) document.querySelectorAll('#jd_live .jd-alert').forEach(a => { a.style.display = 'none'; }); }, true);
   document.addEventListener('click', e => { if (innerWidth < 900 && e.target.closest && e.target.closest('#jd_run')) setTimeout(() => document.getElementById('jd_live')?.scrollIntoView({behavior: 'smooth', block: 'start'}), 400); });
   const paint = m => { const dark = m ? m === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches; document.body.classList.toggle('dark', dark); };
   window.jdMode = () => { const m = document.body.classList.contains('dark') ? 'light' : 'dark'; try { localStorage.setItem('jd-mode', m); } catch (e) {} paint(m); };
@@ -96,7 +97,7 @@ def look() -> dict:
     from jointdit.studio.training import CURVE_CSS
     return dict(theme=theme(), css=CSS + CURVE_CSS, head=HEAD)
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #33f3e920
+# %% ../../nbs/day09_studio/25_theme.ipynb #28e259f7
 NAMES = dict(load="load", encode="encode", sample="sample", decode="decode", write="write")
 
 def _stage_items(run, stages) -> str:
@@ -104,13 +105,13 @@ def _stage_items(run, stages) -> str:
     name = lambda s: f"step {run.step} of {run.steps}" if s == "sample" and run.stage == "sample" else NAMES.get(s, s)
     return "".join(f'<li class="{"past" if i < at else "at" if i == at else ""}">{html.escape(name(s))}</li>' for i, s in enumerate(stages))
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #b153f8e2
+# %% ../../nbs/day09_studio/25_theme.ipynb #11d942ff
 def seconds(x: float | None) -> str:
     "About how long, in words."
     if x is None: return "time not known yet"
     return "less than a second left" if x < 1 else f"about {x:.0f} s left" if x < 90 else f"about {x/60:.0f} min left"
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #dd11f0c5
+# %% ../../nbs/day09_studio/25_theme.ipynb #15751270
 def live(run, ahead: int = 0, others: int = 0) -> str:
     "A run that waits or works, as HTML."
     from jointdit.studio.jobs import STAGES
@@ -126,10 +127,10 @@ def live(run, ahead: int = 0, others: int = 0) -> str:
     picture = f'<img alt="The clip as it forms: frames over sound" src="{run.preview}">' if run.preview else ""
     return f'<div class="jd-live" role="status">{stages}{bar(share, title)}<span class="jd-soft">{title}</span>{picture}{more}</div>'
 
-# %% ../../nbs/day09_studio/25_theme.ipynb #81fdd0ac
+# %% ../../nbs/day09_studio/25_theme.ipynb #690da00e
 def alert(title: str, text: str) -> str:
     "What went wrong, where the result would be."
-    return f'<div class="jd-alert" role="alert"><b>{html.escape(title)}</b>{html.escape(text)}</div>'
+    return f'<div class="jd-alert" role="alert" data-at="{time.time():.2f}"><b>{html.escape(title)}</b>{html.escape(text)}</div>'
 
 def tiles(rows) -> str:
     "(name, value, remark) side by side."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGES', 'FIELDS', 'NUMBERS', 'NO_RUNS', 'said', 'headline', 'view', 'changed', 'Desk', 'build']
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #a18f8feb
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #ed6aa795
 import html, time
 import gradio as gr
 from dataclasses import asdict
@@ -18,14 +18,14 @@ from .widgets import badge, bar, empty, facts, guarded, pair, player
 from ..core import JointDiTError, Later
 from ..settings import load_settings
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #8533563f
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #5e163843
 metrics, trainer = Later("jointdit.train.metrics"), Later("jointdit.train.run")   # PyTorch, when the tab is opened
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #65f8d914
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #e9a316f0
 STAGES = [("A: from nothing", "A"), ("B: tune an A model", "B")]
 FIELDS = ("stage", "cfg", "name", "max_steps", "max_minutes", "resume", "init", "cache", "batch_size", "samples", "sample_every", "more")
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #d6f634c3
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #14a3523a
 def _cache_choices(ctx) -> list:
     roots = roots_of(ctx)
     return [("as the config says", "")] + [(roots.short(p), roots.short(p)) for p in caches(ctx)]
@@ -36,7 +36,7 @@ def _init_choices(ctx) -> list:
     found = sorted(listed(roots, "checkpoints", "*/ckpt_step_*.pt"), key=lambda p: -p.stat().st_mtime)
     return [("as the config says", "")] + [(f"{p.parent.name} / {p.stem.removeprefix('ckpt_')}", roots.short(p)) for p in found]
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #6dcaa1fd
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #2c910b66
 NUMBERS = ("max_steps", "max_minutes", "batch_size", "samples", "sample_every")
 
 def said(ctx, cfg) -> dict:
@@ -47,7 +47,7 @@ def said(ctx, cfg) -> dict:
     return blank if s is None else dict(max_steps=s.max_steps, max_minutes=s.max_minutes or 0, batch_size=s.data.batch_size, samples=s.output.samples,
                                              sample_every=s.output.sample_every or s.output.save_every)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #1f61e66e
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #3d8cac9e
 def _fields(ctx) -> dict:
     "The components of the form, by the names of `Wish`."
     cfgs = train_configs(ctx, "A")
@@ -59,7 +59,7 @@ def _fields(ctx) -> dict:
     out["resume"] = gr.Checkbox(True, label="Go on from this run's last checkpoint", info="off: its old files are put aside, and it starts over")
     return out | _rare_fields(ctx)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #48dd4e5d
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #f08102b8
 def _rare_fields(ctx) -> dict:
     "What is changed seldom, in a fold."
     with gr.Accordion("More settings", open=False):
@@ -72,7 +72,7 @@ def _rare_fields(ctx) -> dict:
         out["more"] = gr.Textbox("", label="Any other setting", lines=2, placeholder="optim.clip=0.5", info="one key=value a line, as with --set")
     return out
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #b6f67af8
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #fc0f28c8
 def headline(s) -> str:
     "A run's state as HTML."
     bits = [f"step {s.step:,} of {s.steps:,}" if s.steps else f"step {s.step:,}" if s.step else ""]
@@ -82,7 +82,7 @@ def headline(s) -> str:
     done = bar(s.step / s.steps, f"{s.run}: {s.step} of {s.steps} steps") if s.steps else ""
     return f'<div class="jd-line">{badge(s.state)}<b>{html.escape(s.run)}</b>{soft}</div>{done}<div class="jd-line"><span class="soft">{html.escape(s.message)}</span></div>'
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #b0d00d55
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #a5832f7f
 NO_RUNS = "Nothing has been trained here yet. Choose a stage and press Start: the curves appear here, and training goes on when this page is closed."
 
 def view(ctx, run: str | None) -> tuple:
@@ -93,13 +93,13 @@ def view(ctx, run: str | None) -> tuple:
     lines = last_lines(p, 60) if p else (Path(ctx.logs) / run / "train.log").read_text().splitlines()[-60:] if (Path(ctx.logs) / run / "train.log").is_file() else []
     return headline(status(ctx, run)), curves(ctx, run), pair(made, many=True) if made else empty("Clips that this run makes appear here."), "\n".join(lines)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #17d82ca6
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #1e05199b
 def changed(now: tuple, before: list) -> tuple:
     "(the parts, with those that are as before left out; what to compare with next time)."
     before = before or [None] * len(now)
     return tuple(gr.skip() if a == b else a for a, b in zip(now, before)), list(now)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #c383eb4e
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #df54c746
 class Desk:
     "What the tab can do, as functions of the context."
     def __init__(self, ctx): self.ctx = ctx
@@ -112,7 +112,7 @@ class Desk:
 
     def rows(self, *fields) -> str: return facts(settings_rows(merged(self.ctx, self.wish(*fields))), ("setting", "value", "from"), tall=True)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #b4cfbb87
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #af2dce07
 def _api(desk: Desk):
     "Endpoints for programs."
     ctx, own = desk.ctx, lambda n: None if n < 0 else n
@@ -127,7 +127,7 @@ def _api(desk: Desk):
         return begin(ctx, Wish(stage, cfg, name, max_steps, max_minutes, resume, init, cache, batch_size, own(samples), own(sample_every), more))
     for fn in (train_settings, train_start, *_reading_api(ctx)): gr.api(fn, api_name=fn.__name__, queue=False)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #f1ae5540
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #74cb024b
 def _reading_api(ctx) -> list:
     "Endpoints that look at runs, and stop them."
     @guarded
@@ -144,7 +144,7 @@ def _reading_api(ctx) -> list:
         return runs(ctx)
     return [train_stop, train_status, train_runs]
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #30511825
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #8c7301ec
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     desk = Desk(ctx)
@@ -158,7 +158,7 @@ def build(ctx):
     _wire(desk, fields, go, halt, fold, table, seen)
     _api(desk)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #89d96276
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #b5c3684e
 def _seen(ctx) -> dict:
     "The right side: which run, and what is seen of it."
     names = runs(ctx)
@@ -168,7 +168,7 @@ def _seen(ctx) -> dict:
     with gr.Accordion("What it prints", open=False): out["log"] = gr.Textbox("", lines=14, max_lines=14, label="Last lines", autoscroll=True)
     return out
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #40f7f7be
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #d7339315
 def _wire(desk: Desk, fields: dict, go, halt, fold, table, seen: dict):
     "What happens on which event."
     ctx, inputs, parts = desk.ctx, [fields[k] for k in FIELDS], [seen[k] for k in ("head", "curves", "samples", "log")]
@@ -193,7 +193,7 @@ def _wire(desk: Desk, fields: dict, go, halt, fold, table, seen: dict):
     (here.select if here else gr.context.Context.root_block.load)(guarded(lambda *x: _reload(desk, *x)), [seen["run"], fields["cfg"], *(fields[k] for k in NUMBERS)],
         [fields["init"], fields["cache"], seen["run"], *(fields[k] for k in NUMBERS)], **private).then(guarded(show), [seen["run"], kept], [*parts, kept], **private)
 
-# %% ../../nbs/day09_studio/19_train_tab.ipynb #1dea19e3
+# %% ../../nbs/day09_studio/19_train_tab.ipynb #543b986c
 def _begin(desk: Desk, *fields):
     "Start, and look at the new run."
     run = begin(desk.ctx, desk.wish(*fields))

@@ -6,7 +6,7 @@
 __all__ = ['SCRIPTS', 'CURVE_CSS', 'Wish', 'read_configs', 'train_configs', 'options', 'merged', 'settings_rows', 'script',
            'command', 'begin', 'runs', 'Status', 'status', 'end', 'curves', 'samples']
 
-# %% ../../nbs/day09_studio/15_training.ipynb #cc183d96
+# %% ../../nbs/day09_studio/15_training.ipynb #b69bdf14
 import functools, html, json, math, os, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ from ..settings import read_yaml
 from .paths import PathRefused, check_settings, inside, listed, plain_name, roots_of
 from .processes import bar_of, complaint, find, last_lines, start, stop, verdict
 
-# %% ../../nbs/day09_studio/15_training.ipynb #2b81b7ca
+# %% ../../nbs/day09_studio/15_training.ipynb #4fd6b7cc
 checkpoint, metrics, stages = (Later(f"jointdit.train.{name}") for name in ("checkpoint", "metrics", "stage"))   # PyTorch comes with them, when the tab is looked at
 
-# %% ../../nbs/day09_studio/15_training.ipynb #7751f0e2
+# %% ../../nbs/day09_studio/15_training.ipynb #b8d2fb4a
 @dataclass
 class Wish:
     "The fields of the page; empty ones leave the config as it is."
@@ -36,10 +36,10 @@ class Wish:
     sample_every: int | None = None  # steps between clips while it learns
     more: str = ""  # lines of key=value
 
-# %% ../../nbs/day09_studio/15_training.ipynb #cc2a1ac6
+# %% ../../nbs/day09_studio/15_training.ipynb #3689ca2d
 SCRIPTS = {"A": "scripts/train/train_stage_a.py", "B": "scripts/train/train_stage_b.py"}
 
-# %% ../../nbs/day09_studio/15_training.ipynb #39532eb4
+# %% ../../nbs/day09_studio/15_training.ipynb #0e131dff
 @functools.lru_cache(maxsize=256)
 def _read(path: Path, stamp: int) -> dict:
     try: return read_yaml(path)
@@ -51,12 +51,12 @@ def read_configs(ctx) -> list[tuple[str, dict]]:
     found = listed(roots, "configs", "*.yaml") + listed(roots, "configs", "*/*.yaml")
     return [(roots.short(p), _read(p, p.stat().st_mtime_ns)) for p in found]
 
-# %% ../../nbs/day09_studio/15_training.ipynb #88f8fe69
+# %% ../../nbs/day09_studio/15_training.ipynb #8e662b1f
 def train_configs(ctx, stage: str) -> list[str]:
     "Configs of a stage, as paths relative to the project."
     return [p for p, said in read_configs(ctx) if said.get("stage") == stage and ("groups" in said or "max_steps" in said)]
 
-# %% ../../nbs/day09_studio/15_training.ipynb #79e6de81
+# %% ../../nbs/day09_studio/15_training.ipynb #3ebb8dfd
 def options(w: Wish) -> dict:
     "Dotted setting -> value, for the fields that are filled in. Raises SettingsError, PathRefused."
     name = plain_name(w.name, "the run's name") or None
@@ -65,7 +65,7 @@ def options(w: Wish) -> dict:
            "output.samples": None if w.samples is None else int(w.samples), "output.sample_every": None if w.sample_every is None else int(w.sample_every)}
     return {k: v for k, v in out.items() if v is not None} | _more(w.more)
 
-# %% ../../nbs/day09_studio/15_training.ipynb #4974d715
+# %% ../../nbs/day09_studio/15_training.ipynb #1a6ed8d0
 def _more(text: str) -> dict:
     "Lines of key=value. Raises SettingsError."
     lines = [l.strip() for l in (text or "").splitlines() if l.strip() and not l.strip().startswith("#")]
@@ -73,7 +73,7 @@ def _more(text: str) -> dict:
         if "=" not in l: raise SettingsError(f"More settings: {l[:60]!r} is not key=value, for instance optim.clip=0.5.")
     return {k.strip(): v.strip() for k, v in (l.split("=", 1) for l in lines)}
 
-# %% ../../nbs/day09_studio/15_training.ipynb #eb0a1e37
+# %% ../../nbs/day09_studio/15_training.ipynb #3ed9cced
 def merged(ctx, w: Wish):
     "Settings of the run with their sources (Loaded). Raises SettingsError, PathRefused."
     roots = roots_of(ctx)
@@ -86,7 +86,7 @@ def merged(ctx, w: Wish):
     _check_visitor(roots, loaded)
     return loaded
 
-# %% ../../nbs/day09_studio/15_training.ipynb #8e47fed9
+# %% ../../nbs/day09_studio/15_training.ipynb #ba10e9a7
 def _value(settings, dotted: str):
     for part in dotted.split("."): settings = getattr(settings, part)
     return settings
@@ -98,7 +98,7 @@ def _check_visitor(roots, loaded):
         x = _value(loaded.settings, dotted)
         if source == "command line" and isinstance(x, str) and (x.startswith(("/", "~", "\\")) or ".." in x): inside(x, every, roots.project)
 
-# %% ../../nbs/day09_studio/15_training.ipynb #540f85f9
+# %% ../../nbs/day09_studio/15_training.ipynb #3a5608a1
 def settings_rows(loaded) -> list[list[str]]:
     "Every setting: name, value, where it came from; what was changed first."
     rank = lambda source: (source == "default", source.startswith("file"))
@@ -110,14 +110,14 @@ def _text(x) -> str:
     text = json.dumps(x, default=lambda o: o.model_dump(mode="json")) if isinstance(x, (list, dict, bool)) or x is None else str(x)
     return "" if text == "null" else text if len(text) < 90 else text[:87] + "..."
 
-# %% ../../nbs/day09_studio/15_training.ipynb #16ccf3b2
+# %% ../../nbs/day09_studio/15_training.ipynb #f92b8bc7
 def script(ctx, name: str) -> Path:
     "A script of the project, or of the folder that this package lies in. Raises JointDiTError."
     for root in (Path(ctx.root), Path(jointdit.__file__).resolve().parents[1]):
         if (root / name).is_file(): return (root / name).resolve()
     raise JointDiTError(f"{name} is not there: start the app in the project's folder (git clone), or train from the command line.")
 
-# %% ../../nbs/day09_studio/15_training.ipynb #ee234ca7
+# %% ../../nbs/day09_studio/15_training.ipynb #c063ed1b
 def command(ctx, w: Wish) -> list[str]:
     "What a terminal would be given."
     given = options(w)
@@ -127,7 +127,7 @@ def command(ctx, w: Wish) -> list[str]:
     for k, v in given.items(): out += [flags[k], str(v)] if k in flags else ["--set", f"{k}={v}"]
     return out
 
-# %% ../../nbs/day09_studio/15_training.ipynb #e8125b7b
+# %% ../../nbs/day09_studio/15_training.ipynb #6cc1fd51
 def _note(ctx, run: str) -> Path: return Path(ctx.logs) / "studio" / run
 
 def begin(ctx, w: Wish) -> str:
@@ -140,7 +140,7 @@ def begin(ctx, w: Wish) -> str:
     start(_note(ctx, run), command(ctx, w), ctx.root, about, env)
     return run
 
-# %% ../../nbs/day09_studio/15_training.ipynb #e774f930
+# %% ../../nbs/day09_studio/15_training.ipynb #e86bb863
 def runs(ctx) -> list[str]:
     "Names of all runs, the latest first."
     logs, when = Path(ctx.logs), {}
@@ -148,13 +148,13 @@ def runs(ctx) -> list[str]:
         if p.parent.suffix != ".old": when[p.parent.name] = max(when.get(p.parent.name, 0), p.stat().st_mtime)
     return sorted(when, key=lambda n: -when[n])
 
-# %% ../../nbs/day09_studio/15_training.ipynb #1167be3a
+# %% ../../nbs/day09_studio/15_training.ipynb #ed5ac566
 def _known(ctx, run: str) -> str:
     "The name of a run that exists. Raises PathRefused."
     if plain_name(run, "run") in runs(ctx): return run
     raise PathRefused(f"run {run!r}: there is none of this name in {Path(ctx.logs).name}/.")
 
-# %% ../../nbs/day09_studio/15_training.ipynb #2005567d
+# %% ../../nbs/day09_studio/15_training.ipynb #b8f1893a
 @dataclass
 class Status:
     "How far a run is."
@@ -170,7 +170,7 @@ class Status:
     ours: bool = False  # started from here, so it can be stopped from here
     message: str = ""
 
-# %% ../../nbs/day09_studio/15_training.ipynb #6c558a4e
+# %% ../../nbs/day09_studio/15_training.ipynb #0f4e569d
 def status(ctx, run: str) -> Status:
     "Read a run's files. Raises PathRefused."
     folder, p = Path(ctx.logs) / _known(ctx, run), find(_note(ctx, run))
@@ -185,7 +185,7 @@ def status(ctx, run: str) -> Status:
     s.message = _message(s, p)
     return s
 
-# %% ../../nbs/day09_studio/15_training.ipynb #f080e510
+# %% ../../nbs/day09_studio/15_training.ipynb #3d03466f
 def _progress(s: Status, rows: list, age: float):
     last, near = rows[-1], rows[-20:]
     mean = lambda k: (lambda xs: sum(xs) / len(xs) if xs else None)([r[k] for r in near if r.get(k) is not None])
@@ -204,7 +204,7 @@ def _newest(ctx, run: str, p) -> str:
     found = checkpoint.latest(root / p.about["ckpts"] if p and "ckpts" in p.about else Path(ctx.ckpts) / run)
     return f"{found.parent.name}/{found.name}" if found else ""
 
-# %% ../../nbs/day09_studio/15_training.ipynb #7e046e24
+# %% ../../nbs/day09_studio/15_training.ipynb #2f9d0a51
 def _message(s: Status, p) -> str:
     kept = f" Saved: {s.checkpoint}." if s.checkpoint else ""
     if s.state == "failed": return complaint(p)
@@ -215,7 +215,7 @@ def _message(s: Status, p) -> str:
     if s.state == "running" and not s.ours: return "Started from a command line: stop it there, with Ctrl-C."
     return kept.strip()
 
-# %% ../../nbs/day09_studio/15_training.ipynb #867193be
+# %% ../../nbs/day09_studio/15_training.ipynb #c8ed800d
 def end(ctx, run: str, force: bool = False) -> str:
     "Ask a run to save and stop; returns what was done. Raises JointDiTError."
     p = find(_note(ctx, _known(ctx, run)))
@@ -223,13 +223,13 @@ def end(ctx, run: str, force: bool = False) -> str:
     if not stop(p, force): return f"{run} is not running."
     return f"{run}: killed; its last checkpoint is kept." if force else f"{run}: saving a checkpoint, then it stops."
 
-# %% ../../nbs/day09_studio/15_training.ipynb #90d76c82
+# %% ../../nbs/day09_studio/15_training.ipynb #56aae0c2
 CURVE_CSS = """.curves{display:flex;flex-wrap:wrap;gap:1rem}.curves svg{flex:1 1 300px;min-width:0;max-width:100%;height:auto;overflow:visible}
 .curves text{font:12px system-ui,sans-serif;fill:currentColor}.curves .soft{opacity:.65}.curves .grid{stroke:currentColor;opacity:.13}.curves .line{fill:none;stroke-width:2}
 .curves .raw{fill:none;stroke:currentColor;opacity:.25;stroke-width:1}.curves .v{stroke:#3b82f6;color:#3b82f6}.curves .a{stroke:#ea7a23;color:#ea7a23}
 .curves .dot{fill:var(--body-background-fill,#fff);stroke-width:2}"""
 
-# %% ../../nbs/day09_studio/15_training.ipynb #3e7d7640
+# %% ../../nbs/day09_studio/15_training.ipynb #0692dbfc
 def _thin(points: list, most: int = 240) -> list:
     "At most so many points, the last among them."
     if len(points) <= most: return points
@@ -239,7 +239,7 @@ def _thin(points: list, most: int = 240) -> list:
 def _series(rows: list, key: str) -> list:
     return [(r["step"], r[key]) for r in rows if r.get(key) is not None and r[key] > 0]
 
-# %% ../../nbs/day09_studio/15_training.ipynb #39df71a6
+# %% ../../nbs/day09_studio/15_training.ipynb #40204e0d
 def _ticks(low: float, high: float) -> list:
     "Round values on a logarithmic axis."
     for marks in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)):
@@ -247,7 +247,7 @@ def _ticks(low: float, high: float) -> list:
         if len(found) >= 3: break
     return found[:6] or [high]
 
-# %% ../../nbs/day09_studio/15_training.ipynb #44830315
+# %% ../../nbs/day09_studio/15_training.ipynb #20d234b8
 def _panel(rows: list, s: str, name: str, w: int = 350, h: int = 200) -> str:
     "The curve of one stream."
     from jointdit.proof.charts import drawing, tag, word        # brings scipy along: not while the app starts
@@ -265,14 +265,14 @@ def _panel(rows: list, s: str, name: str, w: int = 350, h: int = 200) -> str:
     if raw: body.append(word(w - 12, 14, f"{metrics.smooth([y for _, y in raw])[-1]:.3f} now" + (f", {held[-1][1]:.3f} held out" if held else ""), text_anchor="end", class_="soft"))
     return drawing(w, h, body, f"{name} by step")
 
-# %% ../../nbs/day09_studio/15_training.ipynb #7622737c
+# %% ../../nbs/day09_studio/15_training.ipynb #a1cf40ee
 def curves(ctx, run: str) -> str:
     "Losses of both streams as HTML; circles are the held-out loss of the averaged weights. Raises PathRefused."
     folder = Path(ctx.logs) / _known(ctx, run)
     rows = metrics.read_metrics(folder / "metrics.jsonl")
     return f'<div class="curves">{_panel(rows, "v", "video loss")}{_panel(rows, "a", "audio loss")}</div>'
 
-# %% ../../nbs/day09_studio/15_training.ipynb #7d50a916
+# %% ../../nbs/day09_studio/15_training.ipynb #3fdaa54c
 def samples(ctx, run: str) -> list[tuple]:
     "(path of an MP4, caption) of each sample of a run, the newest first."
     out = []

@@ -6,14 +6,14 @@
 __all__ = ['PLAY', 'PAUSE', 'WIDGET_CSS', 'toast', 'guarded', 'file_url', 'player', 'pair', 'facts', 'problem_list', 'badge',
            'empty', 'bar']
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #4612771b
+# %% ../../nbs/day09_studio/14_widgets.ipynb #9aa11f8e
 import functools, html, os, traceback
 from pathlib import Path
 from urllib.parse import quote
 import gradio as gr
 from .form import words
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #573bd9c7
+# %% ../../nbs/day09_studio/14_widgets.ipynb #964db89f
 def toast(e: BaseException) -> gr.Error:
     "An error as the page shows it."
     if isinstance(e, gr.Error): return e
@@ -23,7 +23,7 @@ def toast(e: BaseException) -> gr.Error:
         said = f"This is a bug in JointDiT ({type(e).__name__}: {str(e)[:200]}). The terminal shows where."
     return gr.Error(html.escape(said), duration=30, title="That did not work", print_exception=False)
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #12e57308
+# %% ../../nbs/day09_studio/14_widgets.ipynb #815c2f34
 def guarded(fn):
     "The same function, whose errors are toasts."
     @functools.wraps(fn)
@@ -32,7 +32,7 @@ def guarded(fn):
         except Exception as e: raise toast(e) from None
     return run
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #caa56dd1
+# %% ../../nbs/day09_studio/14_widgets.ipynb #86810739
 def file_url(path) -> str:
     "Where the browser finds a file; with its date, so that a new file of the same name is not taken from the browser's memory."
     p = Path(path).resolve()
@@ -40,13 +40,13 @@ def file_url(path) -> str:
     except OSError: stamp = ""
     return f"gradio_api/file={quote(p.as_posix())}{stamp}"
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #15ba9f5c
+# %% ../../nbs/day09_studio/14_widgets.ipynb #82a527d7
 _STEP = ("const v=this,g=[...v.closest('.jd-pair').querySelectorAll('video,audio')].filter(o=>o!==v);"
          "if(v.jdLed){v.jdLed=0;return}")
 PLAY = _STEP + "g.forEach(o=>{o.muted=true;o.currentTime=v.currentTime;if(o.paused){o.jdLed=1;o.play()}});v.muted=false"
 PAUSE = _STEP + "g.forEach(o=>{if(!o.paused){o.jdLed=1;o.pause()}})"
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #d75b3bd9
+# %% ../../nbs/day09_studio/14_widgets.ipynb #63c47694
 def player(path, label: str, note: str = "", step: bool = False) -> str:
     "A clip or a sound with its caption, as HTML."
     kind = "audio" if path and Path(path).suffix == ".wav" else "video"
@@ -59,20 +59,20 @@ def pair(players: list[str], many: bool = False) -> str:
     "Players side by side; many are small."
     return f'<div class="jd-pair{" jd-many" * many}">{"".join(players)}</div>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #4561afb2
+# %% ../../nbs/day09_studio/14_widgets.ipynb #4ed8d287
 def facts(rows, head=None, tall: bool = False) -> str:
     "A table as HTML: rows of texts, the first of each row is its name; a tall one scrolls."
     cells = lambda r: f'<th scope="row">{html.escape(str(r[0]))}</th>' + "".join(f"<td>{html.escape(str(x))}</td>" for x in r[1:])
     top = "<thead><tr>" + "".join(f'<th scope="col">{html.escape(str(h))}</th>' for h in head) + "</tr></thead>" if head else ""
     return f'<div class="jd-scroll{" jd-tall" * tall}"><table class="jd-facts">{top}<tbody>{"".join(f"<tr>{cells(r)}</tr>" for r in rows)}</tbody></table></div>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #7109afe6
+# %% ../../nbs/day09_studio/14_widgets.ipynb #e2c73374
 def problem_list(problems) -> str:
     "(where, what is wrong, what to do) as a list."
     item = lambda where, wrong, do: f"<li><b>{html.escape(wrong)}</b><span>{html.escape(where)}</span><i>{html.escape(do)}</i></li>"
     return f'<ul class="jd-problems">{"".join(item(*p) for p in problems)}</ul>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #3791f99d
+# %% ../../nbs/day09_studio/14_widgets.ipynb #a0a4a678
 def badge(state: str) -> str:
     "A state with its colour; the word says it too."
     kind = dict(running="go", starting="go", finished="good", failed="bad", killed="bad").get(state, "calm")
@@ -87,7 +87,7 @@ def bar(share: float, label: str) -> str:
     share = min(max(share, 0), 1)
     return f'<div class="jd-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100 * share:.0f}" aria-label="{html.escape(label)}"><i style="width:{100 * share:.1f}%"></i></div>'
 
-# %% ../../nbs/day09_studio/14_widgets.ipynb #a8d87dd7
+# %% ../../nbs/day09_studio/14_widgets.ipynb #1daca1b3
 WIDGET_CSS = """.jd-pair{display:flex;flex-wrap:wrap;gap:1rem}.jd-player{margin:0;flex:1 1 220px;max-width:420px;min-width:0}
 .jd-player video{width:100%;aspect-ratio:1;object-fit:contain;background:#000;border-radius:8px;display:block}.jd-player audio{width:100%}
 .jd-player figcaption{font-size:.85rem;margin-top:.35rem;line-height:1.35}.jd-player figcaption span{opacity:.72}
@@ -98,6 +98,7 @@ WIDGET_CSS = """.jd-pair{display:flex;flex-wrap:wrap;gap:1rem}.jd-player{margin:
 .jd-problems{list-style:none;margin:0;padding:0;font-size:.88rem;line-height:1.4}.jd-problems li{padding:.5rem 0;border-bottom:1px solid var(--border-color-primary);overflow-wrap:anywhere}
 .jd-problems b{font-weight:600}.jd-problems span{display:block;opacity:.75}.jd-problems i{display:block;font-style:normal}
 .jd-facts th[scope=row]{font-weight:500;opacity:.75;white-space:nowrap}.jd-facts thead th{font-weight:600}
+.jd-facts td{overflow-wrap:anywhere}
 .jd-badge{display:inline-block;padding:.05rem .6rem;border-radius:99px;font-size:.8rem;font-weight:600;border:1px solid currentColor}
 .jd-go{color:#2563eb}.jd-good{color:#15803d}.jd-bad{color:#c02626}.jd-calm{color:var(--body-text-color-subdued)}.dark .jd-go{color:#7db3ff}.dark .jd-good{color:#5fd08f}.dark .jd-bad{color:#ff8d84}
 .jd-empty{padding:1.6rem 1rem;text-align:center;border:1px dashed var(--border-color-primary);border-radius:8px;color:var(--body-text-color-subdued);margin:0;line-height:1.5}

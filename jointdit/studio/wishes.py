@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROMPTS', 'SCENES', 'ABOUT', 'example', 'shown', 'values_of', 'read_config', 'first_values', 'build_form', 'fill']
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #dcd44693
+# %% ../../nbs/day09_studio/27_wishes.ipynb #97af5016
 import html, os
 import gradio as gr
 from pathlib import Path
@@ -16,12 +16,12 @@ from .models import menu
 from .paths import roots_of
 from .widgets import guarded
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #82d8c7b1
+# %% ../../nbs/day09_studio/27_wishes.ipynb #cb015754
 PROMPTS = ["a large red metal ball bounces", "a small blue wooden ball bounces", "a slow tune on the bars of a glass xylophone",
            "a green square lamp glows slowly with a tone", "a large blue rotor spins up"]
 SCENES = {"a bouncing ball": "ball", "a xylophone": "mallet", "a glowing lamp": "swell", "a turning rotor": "rotor"}
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #7c7a6bec
+# %% ../../nbs/day09_studio/27_wishes.ipynb #c27bed5a
 def example(ctx, name: str, ending: str = "mp4") -> str:
     "A clip of the toy world in the project's uploads, made at its first use: path of its mp4 or wav."
     from jointdit.data.media import write_video, write_wav
@@ -33,7 +33,7 @@ def example(ctx, name: str, ending: str = "mp4") -> str:
         write_video(path, clip.frames, 12, clip.wave) if ending == "mp4" else write_wav(path, clip.wave, 16000)
     return str(path)
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #aeb3f111
+# %% ../../nbs/day09_studio/27_wishes.ipynb #aefd3110
 def _what(ctx) -> dict:
     "Direction, prompt, and what is given."
     out = dict(direction=gr.Radio([(label, k) for k, label in DIRECTIONS.items()], value="text", label="Direction", elem_classes="jd-chips"))
@@ -42,7 +42,7 @@ def _what(ctx) -> dict:
     chips.click(lambda sample: sample[0], chips, out["prompt"], api_visibility="private", queue=False, show_progress="hidden")
     return out | _files(ctx)
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #893e22d0
+# %% ../../nbs/day09_studio/27_wishes.ipynb #64fd7c4a
 def _files(ctx) -> dict:
     "What a direction starts from; each is shown when its direction is chosen."
     with gr.Group(visible=False) as image_box:
@@ -62,7 +62,7 @@ def _files(ctx) -> dict:
     for k, x in dict(image=image, video=video, audio=audio).items(): _arrives(ctx, k, x)
     return dict(image=image, video=video, audio=audio, meta=meta, start=start, prefix=prefix, boxes=(image_box, video_box, audio_box, cut_box))
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #95f5b911
+# %% ../../nbs/day09_studio/27_wishes.ipynb #efba2d88
 def _arrives(ctx, field: str, component):
     "What is no picture, video or sound is refused and removed as it arrives; the field is empty again."
     usual = component.preprocess        # Gradio's own words about a broken picture are a path and a class of Python
@@ -73,13 +73,13 @@ def _arrives(ctx, field: str, component):
         return gr.skip()
     component.upload(look, component, component, api_visibility="private", show_progress="hidden")
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #d3d11daf
+# %% ../../nbs/day09_studio/27_wishes.ipynb #adab2b84
 def shown(way: str) -> tuple:
     "Visibility of picture, video, sound, cut, cached clip, kept beginning for a direction."
     see = lambda *ways: gr.update(visible=way in ways)
     return see("image"), see("video", "extend"), see("audio"), see("video", "audio", "extend"), see("like"), see("extend")
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #5f425cbb
+# %% ../../nbs/day09_studio/27_wishes.ipynb #e1d9617d
 def _how() -> dict:
     "Seed, steps and number of clips."
     with gr.Row(equal_height=True):
@@ -92,7 +92,7 @@ def _how() -> dict:
     dice.click(lambda: -1, None, seed, api_visibility="private", queue=False, show_progress="hidden")
     return dict(seed=seed, clips=clips, steps=steps, last=last)
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #1b553571
+# %% ../../nbs/day09_studio/27_wishes.ipynb #ccb0ca80
 def _model(ctx) -> dict:
     "Which model, how much memory it may take, and how long the clip is."
     checkpoint = gr.Dropdown([("newest", "")], value="", label="Checkpoint", allow_custom_value=True)
@@ -102,7 +102,7 @@ def _model(ctx) -> dict:
         fps = gr.Number(None, label="Frames per s", placeholder="as trained", min_width=110, scale=1)
     return dict(checkpoint=checkpoint, profile=profile, seconds=seconds, fps=fps)
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #efd7b7b4
+# %% ../../nbs/day09_studio/27_wishes.ipynb #d02627f1
 ABOUT = dict(
     w_v="1.2 is a good start. Higher: the picture follows the sound more closely, and gets harder.",
     w_a="1.2 is a good start. Higher: the sound sits more exactly on what is seen; too high and it clicks.",
@@ -111,7 +111,7 @@ ABOUT = dict(
     w_img="How closely the clip keeps to the picture. Only with a picture.",
     rescale="Takes back the contrast that strong weights add. 0: not at all.")
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #fe9c800c
+# %% ../../nbs/day09_studio/27_wishes.ipynb #f2670ce4
 def _advanced(ctx) -> dict:
     "Guidance and config."
     with gr.Accordion("Guidance", open=False):
@@ -126,14 +126,14 @@ def _advanced(ctx) -> dict:
         config = gr.Dropdown(found, value=found[0] if found else None, label="Config", info="the fields start from this file; choosing another fills them anew", allow_custom_value=True)
     return dict(negative=negative, guidance=guidance, solver=solver, config=config, **out)
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #5a717740
+# %% ../../nbs/day09_studio/27_wishes.ipynb #a13753da
 def _weights() -> dict:
     number = lambda k, label, value, step=.1: gr.Number(value, label=label, step=step, info=ABOUT[k], min_width=200)
     with gr.Row(): out = dict(w_txt=number("w_txt", "Prompt weight", 1.5), w_a=number("w_a", "Audio watches video", 1.2))
     with gr.Row(): out |= dict(w_v=number("w_v", "Video listens to audio", 1.2), w_img=number("w_img", "Image weight", 1.))
     with gr.Row(): return out | dict(w_neg=number("w_neg", "Away from the negative prompt", 0.), rescale=number("rescale", "Rescale", .7, .05))
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #dfb2d5c4
+# %% ../../nbs/day09_studio/27_wishes.ipynb #99dea47a
 def values_of(ctx, s: "InferSettings", config: str) -> dict:
     "The fields for a request; the config stays as it is chosen, the memory profile as exported."
     return from_settings(ctx, s) | dict(config=config, profile=AS_EXPORTED, checkpoint=_offered(ctx, s.ckpt))
@@ -145,23 +145,24 @@ def _offered(ctx, path) -> str:
     except JointDiTError: return ""
     return roots.short(full) if full and full.is_file() else ""
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #aac695d3
+# %% ../../nbs/day09_studio/27_wishes.ipynb #98549505
 def read_config(ctx, config: str) -> dict:
     "The fields that a config asks for. Raises SettingsError, PathRefused."
     s = load_settings(request.InferSettings, roots_of(ctx).allow("configs", config)).settings
     return values_of(ctx, s, config) | dict(fps=None)     # empty: the config's own rate
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #cf5f4ca2
+# %% ../../nbs/day09_studio/27_wishes.ipynb #0bfada51
 def first_values(ctx) -> dict:
     "The fields for which the first config has a plain text or number."
     try: said = read_yaml(roots_of(ctx).allow("configs", configs(ctx)[0]))
     except (JointDiTError, IndexError): return {}
     said |= {f"guidance.{k}": v for k, v in (said.get("guidance") or {}).items()} if isinstance(said.get("guidance"), dict) else {}
-    found = {k: said[SETTINGS[k][0]] for k in ("steps", "seconds", *PLAIN) if isinstance(said.get(SETTINGS[k][0]), (str, int, float))}
-    found = {k: v for k, v in found.items() if v != "" or k != "prompt"}
-    return found | ({"seed": said["seeds"][0]} if isinstance(said.get("seeds"), list) and said["seeds"] else {})
+    said |= {"seeds": next(iter(said.get("seeds") or []), None)} if isinstance(said.get("seeds"), list) else {}
+    kind = lambda k: str if k in ("prompt", "negative", "solver", "guidance") else (int, float)
+    found = {k: said.get(SETTINGS[k][0]) for k in ("steps", "seconds", "seed", *PLAIN)}
+    return {k: v for k, v in found.items() if isinstance(v, kind(k)) and not isinstance(v, bool) and (k, v) != ("prompt", "")}
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #0fca7302
+# %% ../../nbs/day09_studio/27_wishes.ipynb #c7b5d6ba
 def build_form(ctx) -> dict:
     "The components of the form by field, and: run, stop, estimate, last, boxes."
     c = _what(ctx)
@@ -175,7 +176,7 @@ def build_form(ctx) -> dict:
     c["direction"].change(shown, c["direction"], [image, video, audio, cut, c["meta"], c["prefix"]], api_visibility="private", queue=False, show_progress="hidden")
     return c
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #d144e62a
+# %% ../../nbs/day09_studio/27_wishes.ipynb #b769fc49
 def fill(ctx, values: dict, shown: dict = {}) -> list:
     "Updates for the fields, in their order; those that are not in `values`, or are the same in `shown`, stay."
     listed = dict(checkpoint=lambda: menu(ctx), meta=lambda: [("none", ""), *metas(ctx)], config=lambda: configs(ctx))
