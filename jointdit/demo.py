@@ -4,7 +4,7 @@
 __all__ = ['CSS', 'PROMPTS', 'NEXT', 'hms', 'Plan', 'Shown', 'clip_html', 'table_html', 'write_page', 'Demo', 'text_requests',
            'directed_requests', 'sync_html']
 
-# %% ../nbs/day09_studio/02_demo.ipynb #b4d49424
+# %% ../nbs/day09_studio/02_demo.ipynb #2e401f5f
 import html, os, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .core import load_json, save_json, write_atomic
 from .data.cache import CacheSettings, build_cache, load_encoders
 from .data.media import write_video
-from .data.sources import safe_id
+from .data.sources import find_entries, safe_id
 from .data.store import Store
 from .proof.charts import CHART_CSS
 from .proof.generate import load_bench
@@ -30,13 +30,13 @@ from .train.metrics import plot_run
 from .train.stage import train_stage
 from .train.trainer import TrainSettings
 
-# %% ../nbs/day09_studio/02_demo.ipynb #b27a1bd9
+# %% ../nbs/day09_studio/02_demo.ipynb #d21f7a52
 def hms(seconds: float) -> str:
     "Seconds as a person says them: 8 s, 1 min 05 s."
     s = max(0, round(seconds))
     return f"{s} s" if s < 60 else f"{s//60} min {s%60:02d} s"
 
-# %% ../nbs/day09_studio/02_demo.ipynb #1562abd6
+# %% ../nbs/day09_studio/02_demo.ipynb #3163ebda
 @dataclass
 class Plan:
     "Steps with an estimate of seconds each; prints what is done, what it took, what is left."
@@ -56,7 +56,7 @@ class Plan:
         self.took[name] = time.perf_counter() - start
         print(f"[{at}/{len(self.estimates)}] {name}: {hms(self.took[name])}", flush=True)
 
-# %% ../nbs/day09_studio/02_demo.ipynb #fa1294d8
+# %% ../nbs/day09_studio/02_demo.ipynb #bd1bc2e7
 CSS = """body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:68rem;padding:0 1rem;color:#1d2430;background:#fafbfc}
 h1{margin-bottom:.2rem}h2{margin-top:2.4rem}.lead{color:#536072;max-width:46rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1.2rem}
@@ -67,7 +67,7 @@ td,th{padding:.25rem .9rem .25rem 0;text-align:left;border-bottom:1px solid #e4e
 @media(prefers-color-scheme:dark){body{background:#12161c;color:#dfe5ec}.clip{background:#1a2028;border-color:#2b3440}
 td,th{border-color:#2b3440}code{background:#222a34}.lead,small,small a{color:#98a5b5}img.wide{background:#fff}}"""
 
-# %% ../nbs/day09_studio/02_demo.ipynb #c2184d46
+# %% ../nbs/day09_studio/02_demo.ipynb #852586ef
 @dataclass
 class Shown:
     "A clip on the page."
@@ -77,7 +77,7 @@ class Shown:
     sheet: Path | None = None   # contact sheet
     card: Path | None = None    # JSON card
 
-# %% ../nbs/day09_studio/02_demo.ipynb #9e33fe8e
+# %% ../nbs/day09_studio/02_demo.ipynb #c6e39946
 def clip_html(c: Shown, root: Path) -> str:
     "One player with its caption; links relative to `root`."
     link = lambda p: html.escape(os.path.relpath(p, root).replace(os.sep, "/"), quote=True)
@@ -86,7 +86,7 @@ def clip_html(c: Shown, root: Path) -> str:
     return (f'<div class="clip"><video controls loop preload="auto" src="{link(c.mp4)}"></video>'
             f"<p><b>{html.escape(c.title)}</b></p>{note}<small>{extra}</small></div>")
 
-# %% ../nbs/day09_studio/02_demo.ipynb #9f6e17d4
+# %% ../nbs/day09_studio/02_demo.ipynb #e01ea333
 def table_html(rows) -> str:
     "A table; the first row is its head."
     cell = lambda tag, x: f"<{tag}>{html.escape(str(x))}</{tag}>"
@@ -94,7 +94,7 @@ def table_html(rows) -> str:
     lines = ["<tr>" + "".join(cell("th", x) for x in head) + "</tr>"] + ["<tr>" + "".join(cell("td", x) for x in r) + "</tr>" for r in body]
     return "<table>" + "".join(lines) + "</table>"
 
-# %% ../nbs/day09_studio/02_demo.ipynb #b4f36d1d
+# %% ../nbs/day09_studio/02_demo.ipynb #731263a8
 def write_page(path: Path,       # the HTML file
                title: str, lead: str,
                sections: list    # (heading, html) pairs
@@ -105,11 +105,11 @@ def write_page(path: Path,       # the HTML file
                         f"<title>{html.escape(title)}</title><style>{CSS}</style><h1>{html.escape(title)}</h1>"
                         f'<p class="lead">{html.escape(lead)}</p>{body}</html>')
 
-# %% ../nbs/day09_studio/02_demo.ipynb #d5070a8e
+# %% ../nbs/day09_studio/02_demo.ipynb #a96ffbd8
 PROMPTS = ["a large red metal ball bounces", "a small blue wooden ball bounces", "a large green rubber ball bounces",
            "a slow tune on the bars of a glass xylophone", "a green square lamp glows slowly with a tone", "a large blue rotor spins up"]
 
-# %% ../nbs/day09_studio/02_demo.ipynb #484c0343
+# %% ../nbs/day09_studio/02_demo.ipynb #937512fa
 @dataclass
 class Demo:
     "What `make demo` was asked to do, and where its things lie."
@@ -137,7 +137,7 @@ class Demo:
     @property
     def measured(self): return self.looks > 0 and self.data is None    # events are known in the toy world only
 
-# %% ../nbs/day09_studio/02_demo.ipynb #c9c68c3d
+# %% ../nbs/day09_studio/02_demo.ipynb #adf53416
 @patch
 def plan(self: Demo) -> Plan:
     "Steps and how long each should take on two cores."
@@ -146,7 +146,7 @@ def plan(self: Demo) -> Plan:
     return Plan(first | {"cache": self.clips/12 if self.data is None else 90} | training | ({"sync": self.looks} if self.measured else {})
                 | {"samples": 12*(len(self.prompts) + 4), "page": 2})
 
-# %% ../nbs/day09_studio/02_demo.ipynb #44c789f2
+# %% ../nbs/day09_studio/02_demo.ipynb #5afd6751
 @patch
 def write_clips(self: Demo):
     "Toy clips as MP4 files, unless there are enough of them already."
@@ -156,17 +156,18 @@ def write_clips(self: Demo):
 def cache(self: Demo):
     "Both splits into the latent cache."
     s = load_settings(CacheSettings, self.config("day02_cache"), overrides=dict(data_root=self.source, cache_dir=self.cache_dir)).settings
+    find_entries(self.source, "train")          # a wrong folder is told before anything is loaded
     encoders = load_encoders(s)
     for split in ("train", "val"): print(build_cache(s, split, encoders))
 
-# %% ../nbs/day09_studio/02_demo.ipynb #50ae085b
+# %% ../nbs/day09_studio/02_demo.ipynb #ef646cf7
 @patch
 def config(self: Demo, name: str) -> Path|None:
     "A YAML file of the repository; None (the defaults of the code) where the package was installed without it."
     path = Path("configs")/f"{name}.yaml"
     return path if path.is_file() else None
 
-# %% ../nbs/day09_studio/02_demo.ipynb #db833885
+# %% ../nbs/day09_studio/02_demo.ipynb #453f462b
 @patch
 def train(self: Demo, stage: str, minutes: float, resume: bool, callbacks=()):
     "One stage for so many minutes."
@@ -181,12 +182,12 @@ def first_checkpoint(self: Demo) -> Path|None:
     "What the demo starts from; None: nothing. Raises SampleError, CheckpointError."
     return self.start and (shipped_checkpoint() if self.start == "shipped" else find_checkpoint(self.start))
 
-# %% ../nbs/day09_studio/02_demo.ipynb #ca8b3354
+# %% ../nbs/day09_studio/02_demo.ipynb #e4d35309
 def text_requests(prompts, out: Path) -> list:
     "(title, note, settings) of clips made from words alone."
     return [(p, "text → both", dict(prompt=p, out_dir=str(out/f"text{i}"))) for i, p in enumerate(prompts)]
 
-# %% ../nbs/day09_studio/02_demo.ipynb #20c388fc
+# %% ../nbs/day09_studio/02_demo.ipynb #b9104af2
 def directed_requests(meta_path: Path, meta: dict, out: Path) -> list:
     "(title, note, settings) of clips made from one held-out clip, in every direction that it allows."
     says, start, src = meta["caption"] or "", meta["start_seconds"], meta["source"]
@@ -198,7 +199,7 @@ def directed_requests(meta_path: Path, meta: dict, out: Path) -> list:
     if not meta["has_video"] or not meta["img_firstframe"]: ways.pop("image")
     return [(says or meta["id"], note, dict(prompt=says, out_dir=str(out/f"{meta['id']}_{k}"), **how)) for k, (note, how) in ways.items()]
 
-# %% ../nbs/day09_studio/02_demo.ipynb #f99a4b39
+# %% ../nbs/day09_studio/02_demo.ipynb #0dfd85a4
 @patch
 def requests(self: Demo) -> list:
     "Everything that the demo samples."
@@ -209,7 +210,7 @@ def requests(self: Demo) -> list:
     texts = self.prompts if self.data is None else ([m["caption"] for m in leaders if m["caption"]] or [""])
     return text_requests(texts, out) + [r for m in leaders for r in directed_requests(store.path("meta", m["id"]), m, out)]
 
-# %% ../nbs/day09_studio/02_demo.ipynb #5f75245f
+# %% ../nbs/day09_studio/02_demo.ipynb #044605b9
 @patch
 def sample(self: Demo, checkpoint: Path) -> list:
     "The clips of the page; model and codecs are loaded once."
@@ -221,7 +222,7 @@ def sample(self: Demo, checkpoint: Path) -> list:
         shown.append(Shown(title or "no caption: the model dreams", r.files["mp4"], note, r.files.get("png"), r.card_path))
     return shown
 
-# %% ../nbs/day09_studio/02_demo.ipynb #632b661a
+# %% ../nbs/day09_studio/02_demo.ipynb #fe14add2
 @patch
 def look_before(self: Demo, state: dict):
     "A callback of the trainer that measures sync before the first step."
@@ -240,7 +241,7 @@ def look_after(self: Demo, state: dict, checkpoint: Path):
     self._save(state)
     for name, r in state["sync"].items(): print(f"  {name}: {quick_words(r)}", flush=True)
 
-# %% ../nbs/day09_studio/02_demo.ipynb #964855cd
+# %% ../nbs/day09_studio/02_demo.ipynb #de179d41
 def sync_html(looks: dict) -> str:
     "Both kinds of scenes, before and after."
     if not looks: return ""
@@ -249,7 +250,7 @@ def sync_html(looks: dict) -> str:
     return (f"<style>{CHART_CSS}</style><p>Each dot is measured on a few clips made from words alone, with its 95 % interval; grey is what the same clips reach with exchanged sounds, which is chance. "
             f'<code>make proof</code> measures the same on hundreds.</p><div class="sync">{quick_chart(looks, "events")}{quick_chart(looks, "curves")}</div>{said}')
 
-# %% ../nbs/day09_studio/02_demo.ipynb #d0bdc435
+# %% ../nbs/day09_studio/02_demo.ipynb #2bc2cb3d
 @patch
 def losses(self: Demo, results: dict) -> str:
     "Held-out losses at start and end of each stage, and the curves."
@@ -260,7 +261,7 @@ def losses(self: Demo, results: dict) -> str:
     pictures = "".join(f'<p>Stage {stage}</p><img class="wide" src="loss_{stage}.png" alt="loss of both streams, stage {stage}">' for stage in results)
     return table_html(rows) + pictures
 
-# %% ../nbs/day09_studio/02_demo.ipynb #02641878
+# %% ../nbs/day09_studio/02_demo.ipynb #1a35d89a
 NEXT = """<ul><li><code>make ui</code>: type your own captions; it finds this checkpoint by itself.</li>
 <li><code>DEMO_MINUTES=20 make demo</code>: the clips improve for hours; so does sync.</li>
 <li><code>make demo DATA=path/to/folder</code>: the same on your own videos.</li>
@@ -269,7 +270,7 @@ NEXT = """<ul><li><code>make ui</code>: type your own captions; it finds this ch
 <li><code>make replay CARD=...</code>: any card below a clip makes the same file again.</li>
 <li><code>.venv/bin/jupyter lab nbs</code>: read how all of it works, day by day.</li></ul>"""
 
-# %% ../nbs/day09_studio/02_demo.ipynb #be6446d3
+# %% ../nbs/day09_studio/02_demo.ipynb #5d250ed3
 @patch
 def page(self: Demo, shown, results, took, sync={}) -> Path:
     "outputs/demo/index.html, with the loss curves beside it."
@@ -287,7 +288,7 @@ def page(self: Demo, shown, results, took, sync={}) -> Path:
                        *([("Does the sound come at the right moment?", sync_html(sync))] if sync else []), ("What training did to the loss", self.losses(results)),
                        ("Where the time went", times), ("What to try next", NEXT)])
 
-# %% ../nbs/day09_studio/02_demo.ipynb #165a9111
+# %% ../nbs/day09_studio/02_demo.ipynb #bac803a6
 @patch
 def stage(self: Demo, state: dict, stage: str, minutes: float):
     "Train a stage, or go on with it; its result is remembered."
@@ -303,7 +304,7 @@ def _begin(self: Demo, state, stage):
     self._save(state)
     return False
 
-# %% ../nbs/day09_studio/02_demo.ipynb #f1b6680b
+# %% ../nbs/day09_studio/02_demo.ipynb #5992402a
 @patch
 def _save(self: Demo, state): save_json(self.out/"state.json", state)
 
@@ -317,7 +318,7 @@ def _load(self: Demo) -> dict:
     if same and not old["finished"] and old["begun"]: print(f"going on with the demo that was interrupted ({path})")
     return new | old if same and not old["finished"] else new
 
-# %% ../nbs/day09_studio/02_demo.ipynb #52ac2763
+# %% ../nbs/day09_studio/02_demo.ipynb #81137041
 @patch
 def run(self: Demo) -> Path:
     "The whole demo; returns the page. Raises JointDiTError; KeyboardInterrupt when stopped, and then the next run goes on."
