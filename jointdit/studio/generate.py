@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RESULT', 'foresee', 'estimate_line', 'show', 'title_of', 'begin_run', 'ended_badly', 'follow', 'check', 'build']
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #485a1061
+# %% ../../nbs/day09_studio/28_generate.ipynb #6c2e16e8
 import html
 import gradio as gr
 from pathlib import Path
@@ -18,7 +18,7 @@ from .theme import alert, live, tiles
 from .widgets import empty, guarded, toast
 from .wishes import build_form, fill, read_config
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #bec7542a
+# %% ../../nbs/day09_studio/28_generate.ipynb #7f943689
 def foresee(ctx, s) -> dict:
     "What a run will need: seconds, peak_gib, free_gib; None where nothing is known."
     blank = dict(seconds=None, peak_gib=None, free_gib=None)
@@ -26,7 +26,7 @@ def foresee(ctx, s) -> dict:
     except ImportError: return blank
     return blank | predict(ctx, s)
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #f440f969
+# %% ../../nbs/day09_studio/28_generate.ipynb #492a2cd2
 def estimate_line(ctx, values: dict) -> str:
     "One line under the Run button, or what is wrong with the form."
     if wrong := missing(values): return f'<span class="jd-soft">{html.escape(next(iter(complete(wrong))))}</span>'
@@ -39,7 +39,7 @@ def estimate_line(ctx, values: dict) -> str:
     if found["peak_gib"] is not None: bits.append(f"peak memory {found['peak_gib']:.2f} GiB" + (f" of {found['free_gib']:.1f} free" if found["free_gib"] else ""))
     return f'<span class="jd-soft">Expected: {" · ".join(bits)}</span>' if bits else '<span class="jd-soft">Ctrl+Enter runs too.</span>'
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #f9c552f8
+# %% ../../nbs/day09_studio/28_generate.ipynb #3aa993b8
 RESULT = ("player", "moments", "sheet", "facts", "card", "log", "mp4", "wav", "json")
 
 def show(ctx, id: str, log: list = (), expected: float | None = None) -> dict:
@@ -53,7 +53,7 @@ def show(ctx, id: str, log: list = (), expected: float | None = None) -> dict:
     return dict(player=files["mp4"], moments=text(moments(ctx, m)), sheet=files["png"], facts=title + tiles(rows), card=m.card, log="\n".join(log),
                 mp4=files["mp4"], wav=files["wav"], json=str(m.path))
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #2924d930
+# %% ../../nbs/day09_studio/28_generate.ipynb #8e5798db
 def _result(ctx) -> dict:
     "The components of the right side."
     c = dict(live=gr.HTML(empty("Press Run, or Ctrl+Enter. The sentence that stands there is a good first one, and you can watch the clip form.", "Your clip appears here"), padding=False, elem_id="jd_live"))
@@ -69,12 +69,12 @@ def _result(ctx) -> dict:
             with gr.Tab("Log"): c["log"] = gr.Textbox(lines=10, max_lines=16, label="What the command line would say")
     return c
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #bfff4de7
+# %% ../../nbs/day09_studio/28_generate.ipynb #17da7b38
 def title_of(s) -> str:
     from jointdit.sample.request import direction
     return s.prompt or direction(s)
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #2e33da61
+# %% ../../nbs/day09_studio/28_generate.ipynb #d429b85c
 def begin_run(ctx, values: dict, owner: str):
     "Put the run that the form means in the line: (run, settings, GiB expected). Raises JointDiTError."
     lines = []
@@ -84,7 +84,7 @@ def begin_run(ctx, values: dict, owner: str):
     if found["peak_gib"] and found["free_gib"] and found["peak_gib"] > found["free_gib"]: raise MemoryError()
     return ctx.jobs.submit(owner, title_of(s), lambda run: make(s, run, ctx.kits), lines=lines), s, found["peak_gib"]
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #67053388
+# %% ../../nbs/day09_studio/28_generate.ipynb #ac569607
 def ended_badly(ctx, run) -> tuple[str, Exception | None]:
     "(what stands in the place of the result, the toast) of a run that was stopped or failed."
     if run.state == "stopped": return alert("Stopped", str(run.error)), None
@@ -93,7 +93,7 @@ def ended_badly(ctx, run) -> tuple[str, Exception | None]:
     said = words(run.error) or e.message
     return alert("That did not work", said), e
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #0c95bef3
+# %% ../../nbs/day09_studio/28_generate.ipynb #f8829792
 def _news(ctx, run, c: dict, expected, shown: list):
     "Updates for the page at a moment of a run."
     mine = [r for r in ctx.jobs.of(run.owner) if r is not run]
@@ -109,7 +109,7 @@ def _arrived(ctx, run, c, expected, shown):
 
 def _id(ctx, path) -> str: return Path(path).resolve().relative_to(Path(ctx.out).resolve()).with_suffix("").as_posix()
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #dc99e761
+# %% ../../nbs/day09_studio/28_generate.ipynb #2e223adc
 def follow(ctx, run, c: dict, expected=None):
     "Yield updates until a run has ended. Raises gr.Error for a run that failed."
     shown = []
@@ -121,7 +121,7 @@ def follow(ctx, run, c: dict, expected=None):
         yield {c["live"]: gr.update(value=said, visible=True)}
         if e: raise e
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #af8aa99d
+# %% ../../nbs/day09_studio/28_generate.ipynb #4f2db9db
 def _generate(ctx, c: dict):
     "The function behind Run."
     def generate(config="configs/ui_infer.yaml", checkpoint="", profile=AS_EXPORTED, direction="text", prompt="", negative="", image=None, video=None, audio=None, meta="",
@@ -138,13 +138,13 @@ def _generate(ctx, c: dict):
         yield from follow(ctx, run, c, expected)
     return generate
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #f47f31a0
+# %% ../../nbs/day09_studio/28_generate.ipynb #08bcf421
 def check(*values) -> list:
     "For each field of the form: is it all right, and if not, what to do."
     wrong = missing(dict(zip(FIELDS, values)))
     return [gr.validate(k not in wrong, wrong.get(k, "")) for k in FIELDS]
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #6c7f89dc
+# %% ../../nbs/day09_studio/28_generate.ipynb #d9daae35
 def build(ctx):
     "The tab; call inside `with gr.Tab(...)`."
     with gr.Row(equal_height=False):
@@ -155,12 +155,14 @@ def build(ctx):
     _wire(ctx, c)
     _api(ctx)
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #a445cc8b
+# %% ../../nbs/day09_studio/28_generate.ipynb #8369b1fd
 def _wire(ctx, c: dict):
     "What happens on Run, Stop, and a change of the form."
     fields, results, quiet = [c[k] for k in FIELDS], [c[k] for k in RESULT], dict(api_visibility="private", show_progress="hidden")
-    c["run"].click(_generate(ctx, c), fields, [c["live"], *results, c["result"], c["picks"], c["used"]], api_name="generate", trigger_mode="multiple", concurrency_limit=None,
-                   show_progress="hidden", validator=check)
+    ctx.ui["estimate"] = lambda *v: estimate_line(ctx, dict(zip(FIELDS, v)))
+    ran = c["run"].click(_generate(ctx, c), fields, [c["live"], *results, c["result"], c["picks"], c["used"]], api_name="generate", trigger_mode="multiple", concurrency_limit=None,
+                         show_progress="hidden", validator=check)
+    ran.then(ctx.ui["estimate"], fields, c["estimate"], **quiet)       # it knows more now
     def stop(request: gr.Request) -> None:
         "Stop all runs of this session; the running one ends within a step."
         if not ctx.jobs.stop(request.session_hash): gr.Info("Nothing of yours is running.")
@@ -169,10 +171,9 @@ def _wire(ctx, c: dict):
     c["picks"].input(guarded(lambda id: [show(ctx, id)[k] for k in RESULT]), c["picks"], results, **quiet)
     c["config"].input(guarded(lambda config: fill(ctx, read_config(ctx, config))), c["config"], fields, **quiet)
     watched = [c[k] for k in FIELDS if k not in ("image", "prompt", "negative", "config", "seed")]
-    ctx.ui["estimate"] = lambda *v: estimate_line(ctx, dict(zip(FIELDS, v)))
     gr.on([x.change for x in watched], ctx.ui["estimate"], fields, c["estimate"], trigger_mode="always_last", **quiet)
 
-# %% ../../nbs/day09_studio/28_generate.ipynb #b9c71b0d
+# %% ../../nbs/day09_studio/28_generate.ipynb #7e4e5b10
 def _api(ctx):
     "Endpoints that make nothing."
     @guarded
