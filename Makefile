@@ -64,7 +64,7 @@ toy-assets: $(STAMP) ## retrain the shipped toy codecs and toy CLIP (about 107 m
 toy-judge: $(STAMP) ## retrain the judge that reads toy clips for the proof (about 15 minutes)
 	@$(PY) scripts/assets/make_toy_judge.py
 
-toy-joint: $(STAMP) ## retrain the shipped joint toy model: clips, cache, Stage A, Stage B (about an hour and a half)
+toy-joint: $(STAMP) ## retrain the shipped joint toy model: clips, cache, Stage A, Stage B (about two hours)
 	@$(PY) scripts/assets/make_toy_joint.py
 
 cache-train: $(STAMP) ## encode the training clips into data/cache

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAMES', 'batch_losses', 'TrainResult', 'train', 'TrainSettings', 'Trainer']
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #87cba600
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #303e3366
 import math, os, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from .run import Trainer, TrainSettings
 
 _all_ = ["TrainSettings", "Trainer"]
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #ddacd843
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #b8db59fa
 def batch_losses(
     model,
     batch: dict,  # on the device
@@ -43,7 +43,7 @@ def batch_losses(
     loss = lambda e, pred, target, t, learn: None if pred is None else stream_losses(e.weigh(pred, t), e.weigh(target, t), learn)
     return (loss(model.video, pred_v, target_v, plan.t_v, plan.learn_v), loss(model.audio, pred_a, target_a, plan.t_a, plan.learn_a))
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #1c768ba1
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #a297e272
 @patch
 def draw(self: Trainer, k: int) -> tuple:
     "Batch and plan of step k, on the CPU: a pure function of the settings and k."
@@ -52,21 +52,21 @@ def draw(self: Trainer, k: int) -> tuple:
     maps = time_maps(self.model, batch)
     return batch, plan_batch(batch, turns, maps, s.tasks, s.time, s.drop, s.runtime.seed)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #eae5b515
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #5a4e4e09
 @patch
 def _weights(self: Trainer, plan):
     "What one clip's loss counts in each stream: the stream's weight over the clips that learn in it."
     n_v, n_a = (max(1, int(x.any(1).sum())) for x in (plan.learn_v, plan.learn_a))
     return self.settings.weight_v / n_v, self.settings.weight_a / n_a
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #5d3e7766
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #ca6fbf09
 @patch
 def piece_loss(self: Trainer, batch, plan, piece, weights):
     "Weighted loss of some clips of the batch, and the losses of each, (B,) by stream."
     losses = batch_losses(self.model, move_batch(batch, piece, self.device), move_plan(cut_plan(plan, piece), self.device), self.cast)
     return sum(w * l.sum() for w, l in zip(weights, losses) if l is not None), [None if l is None else l.detach() for l in losses]
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #35383944
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #6f3ad55d
 @patch
 def backward(self: Trainer, batch, plan):
     "Gradients of the whole batch, in pieces; returns the clips' losses, (B,) by stream."
@@ -77,14 +77,14 @@ def backward(self: Trainer, batch, plan):
     else: kept = [self._alone(w) for w in works]
     return tuple(None if x[0] is None else torch.cat(x) for x in zip(*kept))
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #b194aaed
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #24e5458f
 @patch
 def _alone(self: Trainer, work):
     total, kept = work()
     self.scaler.scale(total).backward()
     return kept
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #1fc6b4ff
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #06452c02
 @patch
 def train_step(self: Trainer, k: int) -> dict:
     "One optimiser step; returns its numbers. Raises TrainError for a loss that is not finite."
@@ -104,7 +104,7 @@ def train_step(self: Trainer, k: int) -> dict:
     self.ema.update(k)
     return r
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #d7540205
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #2841bb97
 @patch
 def next_draw(self: Trainer, k):
     "Batch k; on a GPU the one after it is drawn meanwhile, in a thread."
@@ -114,7 +114,7 @@ def next_draw(self: Trainer, k):
     self.ahead = {k + 1: self.pool.submit(self.draw, k + 1)}
     return got
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #4c9845c7
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #bf22f33f
 @patch
 def _mean_loss(self: Trainer, s, losses, plan):
     "Mean over the clips that learn in a stream (None if there are none); each also goes to the bin of its time."
@@ -124,7 +124,7 @@ def _mean_loss(self: Trainer, s, losses, plan):
     self.bins.add(s, [x for x, o in zip(times, on) if o], kept)
     return sum(kept) / len(kept) if kept else None
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #9186fa4f
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #0376814d
 @patch
 def _numbers(self: Trainer, k, plan, batch, numbers, there):
     (grad_v, grad_a, grad), rest, B = numbers[:3], numbers[3:], len(plan.tasks)
@@ -135,7 +135,7 @@ def _numbers(self: Trainer, k, plan, batch, numbers, there):
     for s, mine in losses.items(): r["loss_" + s] = self._mean_loss(s, mine, plan)
     return r
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #ab56fdcf
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #cadbd830
 NAMES = {"v": "video", "a": "audio"}
 
 @patch
@@ -147,7 +147,7 @@ def _check_finite(self: Trainer, k, batch, losses, grad):
     if streams: self._fail(k, f"the {' and '.join(streams)} loss is not finite", clips, batch)
     if not math.isfinite(grad) and not self.scaler.is_enabled(): self._fail(k, f"the gradient is {grad}", [], batch)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #b4755041
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #daad3699
 def _guilty(batch):
     "Words for clips whose cached latents are not finite."
     found = []
@@ -157,7 +157,7 @@ def _guilty(batch):
         if bad: found.append(f"the cached {NAMES[s]} latents of {', '.join(bad)} are not finite")
     return "; ".join(found)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #39316f83
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #a7183f66
 @patch
 def _fail(self: Trainer, k, what, clips, batch):
     last, why = latest(self.folder), _guilty(batch)
@@ -167,13 +167,13 @@ def _fail(self: Trainer, k, what, clips, batch):
         "Lower the learning rates in `groups`, raise schedule.warmup, or try runtime.dtype: fp32; the same command goes on from there.")
     raise TrainError(f"step {k + 1}: {what}{whose}. {where} The step was not taken. {why[:1].upper() + why[1:] + '. ' if why else ''}{way}")
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #1d1b4b59
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #77f77fce
 @patch
 def elapsed(self: Trainer) -> float:
     "Seconds of training so far, over all resumptions."
     return self.log.elapsed + (time.perf_counter() - self.began if hasattr(self, "began") else 0.)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #5256780e
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #b2832061
 @patch
 def progress(self: Trainer) -> float:
     "Share of the run that is done: by steps or by minutes, whichever is more."
@@ -181,7 +181,7 @@ def progress(self: Trainer) -> float:
     by_time = self.elapsed() / (60 * s.max_minutes) if s.max_minutes else 0.
     return min(1., max(self.step / s.max_steps, by_time))
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #ebdd7335
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #28a01a6b
 @patch
 def _stopped(self: Trainer, why):
     path = self.save()
@@ -190,7 +190,7 @@ def _stopped(self: Trainer, why):
     print(f"{why}: stopped after step {self.step}, everything saved in {path}. Run {how} to go on.", flush=True)
     raise KeyboardInterrupt
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #3f701e8b
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #b6007d38
 @patch
 def evaluate(self: Trainer, stop=lambda: False) -> dict | None:
     "The held-out loss of the averaged weights, written to the log; None if there are no held-out clips."
@@ -201,7 +201,7 @@ def evaluate(self: Trainer, stop=lambda: False) -> dict | None:
     self.say(f"held-out velocity loss at step {self.step}: " + "  ".join(f"{n} {got[s]:.4f}" for s, n in (("v", "video"), ("a", "audio")) if s in got))
     return got
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #6b22a014
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #bab6f17b
 @patch
 def _report(self: Trainer, r, seconds, bar):
     n, s = self.settings.data.batch_size, self.settings
@@ -218,7 +218,7 @@ def _report(self: Trainer, r, seconds, bar):
     bar.update(1)
     bar.set_postfix_str(f"v {r['loss_v'] or 0:.3f} a {r['loss_a'] or 0:.3f}", refresh=False)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #78728dd6
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #ef92b5b2
 @patch
 def _warn_untrained(self: Trainer):
     "After 50 steps: which tensors have never had a gradient?"
@@ -226,7 +226,7 @@ def _warn_untrained(self: Trainer):
     self.say(f"warning: {len(names)} trainable tensors have had no gradient in 50 steps and learn nothing: {', '.join(names[:6])}"
              + (" ..." if len(names) > 6 else ""))
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #d0879de1
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #14a16e25
 @patch
 def _loop(self: Trainer, flag):
     s, o = self.settings, self.settings.output
@@ -243,7 +243,7 @@ def _loop(self: Trainer, flag):
         if o.proof_every and self.step % o.proof_every == 0: self.tell("proof")
     bar.close()
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #2fc70501
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #595f967e
 @dataclass
 class TrainResult:
     "What a finished run leaves."
@@ -260,7 +260,7 @@ class TrainResult:
         "Held-out loss at the end as a share of the one at the start, by stream."
         return {s: self.end[s] / self.start[s] for s in "va" if self.start and self.end and s in self.start and s in self.end}
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #0a9a943f
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #966456d3
 @patch
 def run(self: Trainer) -> TrainResult:
     "Train to the end. A stop by signal saves and raises KeyboardInterrupt."
@@ -277,7 +277,7 @@ def run(self: Trainer) -> TrainResult:
         path = self.save() if latest(self.folder) is None or step_of(latest(self.folder)) != self.step else latest(self.folder)
         return self._finish(path, seconds)
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #4ed46bf2
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #008d2a42
 @patch
 def _finish(self: Trainer, path, seconds) -> TrainResult:
     end = self.evaluate()
@@ -290,7 +290,7 @@ def _finish(self: Trainer, path, seconds) -> TrainResult:
     self.tell("end")
     return self.result
 
-# %% ../../nbs/day05_stage_a/03_trainer.ipynb #6bc17b0f
+# %% ../../nbs/day05_stage_a/03_trainer.ipynb #2dd419ae
 def train(
     settings: TrainSettings,
     callbacks=(),  # functions of (trainer, event), event one of start, save, eval, proof, end

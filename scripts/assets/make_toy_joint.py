@@ -29,7 +29,7 @@ def main(
     logs: Annotated[Path, typer.Option(help="folder of the logs that the card quotes")] = Path("logs"),
     export: Annotated[bool, typer.Option(help="write the result (no: only train)")] = True,
 ):
-    "About two and a half hours on one core. Interrupted, the same command goes on."
+    "About two hours on two cores. Interrupted, the same command goes on."
     from jointdit.data.cache import cache_command
     from jointdit.settings import load_settings
     from jointdit.train.export import export_checkpoint
