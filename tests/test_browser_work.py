@@ -66,7 +66,10 @@ def test_caching_from_the_page(chrome, app, project):
     page = open_page(chrome, app.local_url, "Data", dark=True)
     fold = page.get_by_role("button", name="Make latents of a folder")
     fold.wait_for(timeout=60_000)
-    if not page.get_by_label("Cache folder").is_visible(): fold.click()
+    for _ in range(20):                                     # it opens by itself where nothing is cached yet, which may come before or after a click
+        if page.get_by_label("Cache folder").is_visible(): break
+        fold.click()
+        page.wait_for_timeout(1500)
     page.get_by_label("Cache folder").fill("../elsewhere")
     page.get_by_role("button", name="Start caching").click()
     page.get_by_text("the app only uses files in").first.wait_for(timeout=30_000)       # refused, in words

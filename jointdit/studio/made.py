@@ -6,14 +6,14 @@
 __all__ = ['SKIP', 'GREY', 'WORDS', 'Made', 'Shelf', 'one', 'matching', 'lag_words', 'measured', 'still', 'read_made', 'moments',
            'flat', 'differences', 'delete', 'ago']
 
-# %% ../../nbs/day09_studio/24_made.ipynb #93f7563d
-import shutil, time
+# %% ../../nbs/day09_studio/24_made.ipynb #437253e7
+import re, shutil, time
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import JointDiTError, SampleError, load_json
 from .paths import roots_of
 
-# %% ../../nbs/day09_studio/24_made.ipynb #bfc971bd
+# %% ../../nbs/day09_studio/24_made.ipynb #6f505b77
 @dataclass
 class Made:
     "A clip with its card."
@@ -30,7 +30,7 @@ class Made:
     @property
     def prompt(self) -> str: return self.card.get("prompt") or self.card.get("direction", "")
 
-# %% ../../nbs/day09_studio/24_made.ipynb #c9733836
+# %% ../../nbs/day09_studio/24_made.ipynb #8d04e218
 SKIP = ("uploads", "studio", "replay")     # folders of the output folder that hold no clips of their own
 
 class Shelf:
@@ -55,7 +55,7 @@ class Shelf:
         try: return load_card(path)
         except Exception: return None
 
-# %% ../../nbs/day09_studio/24_made.ipynb #99910277
+# %% ../../nbs/day09_studio/24_made.ipynb #181be2c7
 def one(ctx, id: str) -> Made:
     "The clip of that name. Raises PathRefused, SampleError."
     from jointdit.sample.cards import load_card
@@ -63,15 +63,16 @@ def one(ctx, id: str) -> Made:
     if not id or not path.is_file(): raise SampleError(f"{id or 'no clip'}: this clip is not there any more. Refresh the list.")
     return Made(id, path, load_card(path), path.stat().st_mtime)
 
-# %% ../../nbs/day09_studio/24_made.ipynb #62f3799d
+# %% ../../nbs/day09_studio/24_made.ipynb #44f0b81e
 def matching(made: list, words: str = "", folder: str = "", way: str = "") -> list:
-    "Clips whose prompt, seed, checkpoint or name hold all the words, of a folder and a direction."
+    "Clips whose prompt, seed, checkpoint or name hold all the words, of a folder and a direction; `seed 7` is one word, and not in `seed 70`."
+    asked = [re.compile(re.escape(w) + r"(?!\d)"*w[-1].isdigit()) for w in re.findall(r"seed \d+|\S+", words.lower())]
     def fits(m):
         text = " ".join(map(str, (m.prompt, m.id, f"seed {m.card.get('seed')}", m.card.get("checkpoint", {}).get("file", "")))).lower()
-        return all(w in text for w in words.lower().split()) and (not folder or m.id.startswith(f"{folder}/")) and way in ("", m.card.get("direction"))
+        return all(w.search(text) for w in asked) and (not folder or m.id.startswith(f"{folder}/")) and way in ("", m.card.get("direction"))
     return [m for m in made if fits(m)]
 
-# %% ../../nbs/day09_studio/24_made.ipynb #8caad824
+# %% ../../nbs/day09_studio/24_made.ipynb #fb03410e
 def lag_words(lag: dict | None) -> tuple[str, str]:
     "(in short, the reason or how sure)."
     if not lag or lag.get("lag_ms") is None: return "not measurable", (lag or {}).get("reason") or "not measured"
@@ -79,7 +80,7 @@ def lag_words(lag: dict | None) -> tuple[str, str]:
     if abs(ms) < 42: return f"in step ({ms:+d} ms)", "within half a frame"
     return (f"sound {ms} ms late", "the picture comes first") if ms > 0 else (f"sound {-ms} ms early", "the sound comes first")
 
-# %% ../../nbs/day09_studio/24_made.ipynb #8891b7c4
+# %% ../../nbs/day09_studio/24_made.ipynb #08240d7c
 def measured(m: Made) -> list[tuple[str, str, str]]:
     "(name, value, remark) of what was measured."
     c, took = m.card, m.card.get("seconds", {})
@@ -90,13 +91,13 @@ def measured(m: Made) -> list[tuple[str, str, str]]:
             ("Evaluations", str(c.get("evaluations", "?")), f"{ways} in each step: {', '.join(c.get('branches', []))}"),
             ("Peak memory", "?" if peak is None else f"{peak:.2f} GiB", f"checkpoint: step {c.get('checkpoint', {}).get('step', '?')}")]
 
-# %% ../../nbs/day09_studio/24_made.ipynb #e3bc1d25
+# %% ../../nbs/day09_studio/24_made.ipynb #52addd47
 def _beside(ctx, m: Made, name: str) -> Path:
     from jointdit.core import derive_seed
     folder = ctx.out/"studio"/f"{derive_seed('studio', m.card.get('files'), m.card.get('content')):016x}"
     return folder/name
 
-# %% ../../nbs/day09_studio/24_made.ipynb #d016b6d2
+# %% ../../nbs/day09_studio/24_made.ipynb #1cdae83b
 def still(ctx, m: Made) -> Path | None:
     "A frame of the clip, four times as large, as PNG; None without a picture."
     if not m.file("mp4"): return None
@@ -111,7 +112,7 @@ def still(ctx, m: Made) -> Path | None:
     big = Image.fromarray(frame).resize((frame.shape[1]*4, frame.shape[0]*4), Image.NEAREST)
     return write_atomic(out, lambda p: big.save(p, "PNG"))
 
-# %% ../../nbs/day09_studio/24_made.ipynb #f08a4271
+# %% ../../nbs/day09_studio/24_made.ipynb #9d3d4678
 def read_made(m: Made) -> tuple:
     "(frames or None, wave or None, fps, rate) of a clip's files."
     from jointdit.data.media import probe, read_frames, read_wave
@@ -127,7 +128,7 @@ def read_made(m: Made) -> tuple:
         wave = read_wave(info, 0., round(info.sound.end*rate), rate)
     return frames, wave, fps, rate
 
-# %% ../../nbs/day09_studio/24_made.ipynb #2c8107d4
+# %% ../../nbs/day09_studio/24_made.ipynb #bd5c1129
 GREY = "#8a93a3"     # legible on light and dark pages
 
 def moments(ctx, m: Made) -> Path | None:
@@ -139,7 +140,7 @@ def moments(ctx, m: Made) -> Path | None:
     except JointDiTError: return None
     return write_atomic(out, lambda p: fig.savefig(p, dpi=100, format="png", transparent=True))
 
-# %% ../../nbs/day09_studio/24_made.ipynb #dbccdbee
+# %% ../../nbs/day09_studio/24_made.ipynb #27db583c
 def _draw_moments(frames, wave, fps, rate):
     from matplotlib.figure import Figure
     from jointdit.measure.events import sound_onsets
@@ -155,7 +156,7 @@ def _draw_moments(frames, wave, fps, rate):
     _dress(top, low, "no sound" if not defined(found) else f"{len(times)} onset{'s' * (len(times) != 1)} in the sound (lines)")
     return fig
 
-# %% ../../nbs/day09_studio/24_made.ipynb #b1e20a01
+# %% ../../nbs/day09_studio/24_made.ipynb #37296ee8
 def _motion(ax, frames, fps):
     from jointdit.measure.anyclip import motion_curve
     y = motion_curve(frames)
@@ -169,14 +170,14 @@ def _dress(top, low, title):
         ax.tick_params(colors=GREY)
         for side in ax.spines.values(): side.set_color(GREY); side.set_linewidth(.5)
 
-# %% ../../nbs/day09_studio/24_made.ipynb #d5c4f32a
+# %% ../../nbs/day09_studio/24_made.ipynb #f679316f
 def flat(settings: dict, prefix="") -> dict:
     "Nested settings with dotted names."
     out = {}
     for k, v in settings.items(): out |= flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v}
     return out
 
-# %% ../../nbs/day09_studio/24_made.ipynb #47f6c4f1
+# %% ../../nbs/day09_studio/24_made.ipynb #3197dd79
 WORDS = {"clip.use_image_firstframe": "First frame as picture", "continue_from": "Clip to continue", "knobs.max_t": "Most latents"}     # settings without a field of their own
 
 def differences(a: Made, b: Made, root=".") -> list[tuple[str, str, str]]:
@@ -194,7 +195,7 @@ def differences(a: Made, b: Made, root=".") -> list[tuple[str, str, str]]:
     if step(a) != step(b): rows.append(("Checkpoint's step", step(a), step(b)))
     return rows + [(n, v, w) for (n, v, _), (_, w, _) in zip(measured(a), measured(b))]
 
-# %% ../../nbs/day09_studio/24_made.ipynb #40c619c4
+# %% ../../nbs/day09_studio/24_made.ipynb #5f83c4ad
 def delete(ctx, id: str) -> int:
     "Delete a clip with its card; returns the number of files. Raises PathRefused, SampleError."
     m, gone = one(ctx, id), 0
@@ -204,7 +205,7 @@ def delete(ctx, id: str) -> int:
     shutil.rmtree(_beside(ctx, m, "still.png").parent, ignore_errors=True)      # its still and its picture of moments
     return gone
 
-# %% ../../nbs/day09_studio/24_made.ipynb #cc327f54
+# %% ../../nbs/day09_studio/24_made.ipynb #38021aec
 def ago(when: float, now: float | None = None) -> str:
     "How long ago, as one says it."
     s = (time.time() if now is None else now) - when
