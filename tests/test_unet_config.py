@@ -77,6 +77,7 @@ def test_only_a_class_name():
 @pytest.mark.parametrize("config,says", [
     ({}, "object with keys"), ([], "JSON object"), (None, "JSON object"), ({"a": 1}, "does not say which"),
     (spoil(AUDIOLDM2, block_out_channels=[1, 2, 3], down_block_types=["DownBlock2D"]), "cannot be known"),
+    (spoil(AUDIOLDM2, down_block_types=[], up_block_types="000:"), "list of blocks"), (spoil(AUDIOLDM2, num_attention_heads=[[]]), "one for each level"),
     (spoil(AUDIOLDM2, block_out_channels=128), "cannot be understood"), (spoil(AUDIOLDM2, cross_attention_dim="wide"), "cannot be understood|positive"),
     (spoil(AUDIOLDM2, cross_attention_dim=[[None], [768], [1024]]), "which belongs where"),
     (spoil(AUDIOLDM2, attention_head_dim=7), "does not divide"), (spoil(AUDIOLDM2, block_out_channels=[100]*4), "groups"),

@@ -6,13 +6,13 @@ __all__ = ['SVD', 'AUDIOLDM2', 'LAYOUTS', 'PARAMETERS', 'RULES', 'FRACTIONS', 'T
            'known_keys', 'heads', 'unknown_keys', 'class_default', 'missing_keys', 'mirrored', 'levels', 'per_level',
            'cross_attention', 'flat', 'sizes', 'head_numbers', 'arithmetic', 'sanitise']
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #e628e2ad
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #13006412
 import copy, difflib, inspect, json
 from dataclasses import dataclass
 
 from ..core import AssetError
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #6f32573b
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #07479aca
 _ST = "SpatioTemporal"
 SVD = {"_class_name": "UNetSpatioTemporalConditionModel", "in_channels": 8, "out_channels": 4,
        "down_block_types": [f"CrossAttnDownBlock{_ST}"]*3 + [f"DownBlock{_ST}"],
@@ -21,7 +21,7 @@ SVD = {"_class_name": "UNetSpatioTemporalConditionModel", "in_channels": 8, "out
        "num_attention_heads": [5, 10, 20, 20], "addition_time_embed_dim": 256,
        "projection_class_embeddings_input_dim": 768, "num_frames": 14}
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #045e89cc
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #1e98726f
 AUDIOLDM2 = {"_class_name": "AudioLDM2UNet2DConditionModel", "in_channels": 8, "out_channels": 8,
              "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"]*3,
              "up_block_types": ["CrossAttnUpBlock2D"]*3 + ["UpBlock2D"],
@@ -30,26 +30,26 @@ AUDIOLDM2 = {"_class_name": "AudioLDM2UNet2DConditionModel", "in_channels": 8, "
 LAYOUTS = {c["_class_name"]: c for c in (SVD, AUDIOLDM2)}
 PARAMETERS = {"UNetSpatioTemporalConditionModel": 1_524_623_082, "AudioLDM2UNet2DConditionModel": 346_943_496}
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #db383515
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #fc3229c5
 def model_class(name):
     "The diffusers class of a U-Net config."
     import diffusers
     if name not in LAYOUTS: raise AssetError(f"_class_name {name!r} is none of {', '.join(LAYOUTS)}.")
     return getattr(diffusers, name)
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #f05d6135
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #8fe2015a
 def build_meta(config):
     "The model that a config describes, on the meta device: shapes without data."
     import torch
     keys = inspect.signature(model_class(config["_class_name"]).__init__).parameters
     with torch.device("meta"): return model_class(config["_class_name"])(**{k: config[k] for k in config if k in keys})
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #54804189
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #a74d0afb
 def count_parameters(config) -> int:
     "How many parameters the model of a config has."
     return sum(p.numel() for p in build_meta(config).parameters())
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #b6a0358d
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #7acd5fc5
 @dataclass(frozen=True)
 class Finding:
     "One thing that was wrong with a config."
@@ -64,7 +64,7 @@ class Finding:
 RULES = []
 def rule(f): RULES.append(f); return f
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #60428a88
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #cb76c067
 def _set(config, key, value, problem):
     "Change an entry and report it."
     found = config.get(key, "(absent)")
@@ -72,7 +72,7 @@ def _set(config, key, value, problem):
     else: config[key] = value
     return Finding(key, found, problem, "(removed)" if value is ... else value)
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #587e4078
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #56bfe94c
 def guess_class(config) -> str:
     "The class that a config's content points to. Raises AssetError if it points nowhere."
     text = json.dumps([config.get("down_block_types"), config.get("up_block_types")], default=str)
@@ -84,7 +84,7 @@ def guess_class(config) -> str:
     raise AssetError("This config does not say which U-Net it describes, and its content fits neither Stable Video "
                      f"Diffusion nor AudioLDM2. Set \"_class_name\" to one of {', '.join(LAYOUTS)}.")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #6e387b4b
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #9b3c662a
 @rule
 def class_name(config):
     "The model's class must be named."
@@ -93,7 +93,7 @@ def class_name(config):
     why = "another class than the one that these weights belong to" if name else "missing: which model is to be built?"
     yield _set(config, "_class_name", guess_class(config), why)
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #8ff3efc6
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #5448a90f
 def plain(value):
     "Numbers, None, lists: what JSON means, whatever became of it."
     if isinstance(value, (list, tuple)): return [plain(v) for v in value]
@@ -112,7 +112,7 @@ def types(config):
         if json.dumps(clean := plain(value), default=str) != json.dumps(value, default=str) or isinstance(value, tuple):
             yield _set(config, key, clean, "text or another type where JSON has numbers, null and lists")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #9b980599
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #1241ff45
 def known_keys(config):
     "The keys that the model's class takes."
     return set(inspect.signature(model_class(config["_class_name"]).__init__).parameters) - {"self"}
@@ -120,7 +120,7 @@ def known_keys(config):
 TRANSLATED = {"context_dim": "cross_attention_dim", "channel_widths": "block_out_channels",
               "num_res_blocks": "layers_per_block"}
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #d264d2a3
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #cd609a0d
 @rule
 def heads(config):
     "Attention heads have two names, and both are wrong somewhere."
@@ -129,12 +129,15 @@ def heads(config):
         names, why = names[::-1], ("the class refuses this name; its `attention_head_dim` holds the NUMBER of heads, a "
                                    "naming slip that diffusers keeps for compatibility")
     (wrong, right), value = names, config.get(names[0])
+    for k, said in config.items():      # only the widths of attention may be lists of lists
+        if isinstance(said, list) and k in (*names, *known_keys(config)) and k != "cross_attention_dim" and any(isinstance(v, (list, dict)) for v in said):
+            raise AssetError(f"{k}: expected a number, or one for each level, got {said!r}.")
     if value is None: return
     yield _set(config, wrong, ..., why)
     if config.get(right) in (None, value): yield _set(config, right, value, f"carried over from {wrong}")
     else: yield Finding(wrong, value, f"disagrees with {right}, which the class reads", config[right])
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #b04a71bf
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #fa2adb0f
 @rule
 def unknown_keys(config):
     "Keys that the class does not take: renamed if a name is near, else dropped."
@@ -146,12 +149,12 @@ def unknown_keys(config):
                    + (f" (meant: {near})" if near else ""))
         if near and config.get(near) is None: yield _set(config, near, value, f"carried over from {key}")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #224efb56
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #25834261
 def class_default(config, key):
     "What the class takes for a key that is absent."
     return plain(inspect.signature(model_class(config["_class_name"]).__init__).parameters[key].default)
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #38c8eca3
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #18c6251b
 @rule
 def missing_keys(config):
     "Keys whose absence would silently mean another layout."
@@ -163,16 +166,18 @@ def missing_keys(config):
                f"absent: the class would take {json.dumps(default)}, which is not the published layout")
         yield _set(config, key, copy.deepcopy(value), why)
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #372df03d
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #976b00fb
 def mirrored(blocks):
     "The other side of a U-Net: reversed, with Down and Up exchanged."
     swap = lambda b: b.replace("Down", "\0").replace("Up", "Down").replace("\0", "Up")
     return [swap(b) for b in reversed(blocks)]
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #2b12caed
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #50c6b738
 @rule
 def levels(config):
     "down_block_types, up_block_types and block_out_channels describe the same levels."
+    for key in ("down_block_types", "up_block_types"):
+        if not isinstance(config[key], list): raise AssetError(f"{key}: expected a list of blocks, got {config[key]!r}.")
     n, down, up = len(config["block_out_channels"]), config["down_block_types"], config["up_block_types"]
     published = LAYOUTS[config["_class_name"]]["block_out_channels"]
     if len(down) == len(up) == n: return
@@ -183,7 +188,7 @@ def levels(config):
         yield _set(config, "block_out_channels", list(published), f"{says}; the published widths fit")
     else: raise AssetError(f"{says}: no two agree, so the number of levels cannot be known.")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #eb24cc6b
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #68cde398
 PER_LEVEL = ("layers_per_block", "attention_head_dim", "num_attention_heads", "transformer_layers_per_block",
              "only_cross_attention")
 
@@ -199,7 +204,7 @@ def per_level(config):
         fixed = same if same is not ... else value[:n] if value[:n] == published else published
         yield _set(config, key, fixed, f"{len(value)} entries for {n} levels")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #193dac0c
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #b46b6e7a
 @rule
 def cross_attention(config):
     "cross_attention_dim in the one form that the class cannot misread."
@@ -213,12 +218,12 @@ def cross_attention(config):
     else: rows, why = [value]*n, "the layers of ONE level, flat: repeated for every level"
     if rows != value: yield _set(config, "cross_attention_dim", copy.deepcopy(rows), why)
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #a03322f8
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #95746b0d
 def flat(value):
     "All numbers of a nested list."
     return [x for v in value for x in flat(v)] if isinstance(value, list) else [value]
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #df652e76
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #ef8688d6
 def _rows(value, n):
     "A list of lists with one row a level."
     rows = [v if isinstance(v, list) else [v] for v in value]
@@ -226,7 +231,7 @@ def _rows(value, n):
     if all(r == rows[0] for r in rows): return [rows[0]]*n, f"{len(rows)} rows for {n} levels, all alike"
     raise AssetError(f"cross_attention_dim has {len(rows)} different rows for {n} levels: which belongs where?")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #d8d19ac6
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #082b8460
 def _cross_svd(config, value):
     "Stable Video Diffusion: one width, that of CLIP ViT-H/14."
     widths = flat(value)
@@ -236,7 +241,7 @@ def _cross_svd(config, value):
     if widths[0] == 1280: yield _set(config, "cross_attention_dim", 1024,
                                    "1280 is what diffusers' documentation says; the image condition has width 1024")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #d8b8c953
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #332f9adc
 @rule
 def sizes(config):
     "Widths, channels and layers are positive whole numbers."
@@ -246,7 +251,7 @@ def sizes(config):
         if bad or config[key] == []: raise AssetError(f"{key} {config[key]}: sizes are positive whole numbers.")
     return ()
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #eb91648c
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #891ae96f
 @rule
 def head_numbers(config):
     "Widths divide by the number of heads."
@@ -259,7 +264,7 @@ def head_numbers(config):
     elif any(not h or w % h for w, h in zip(widths, each)):
         raise AssetError(f"{key} {value} does not divide the widths {widths}.")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #2c41d6e1
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #828d2f69
 @rule
 def arithmetic(config):
     "Widths divide into groups; an embedding has the width that feeds it."
@@ -270,7 +275,7 @@ def arithmetic(config):
     if config["projection_class_embeddings_input_dim"] != due:
         yield _set(config, "projection_class_embeddings_input_dim", due, "three numbers (fps, motion, noise) feed it")
 
-# %% ../../nbs/day01_assets/01_unet_config.ipynb #a2013421
+# %% ../../nbs/day01_assets/01_unet_config.ipynb #49675f14
 def sanitise(config    # a U-Net's config as read from JSON
             ) -> tuple: # (clean dict, list of Finding)
     "A clean copy of a config and what was wrong with it. Raises AssetError for what cannot be mended."
