@@ -11,14 +11,9 @@ from jointdit.core import JointDiTError, load_json
 from jointdit.studio import app as studio
 from jointdit.studio.context import Studio
 from sample_helpers import copy_assets, toy_dim, write_tiny
+from studio_helpers import free_port
 
 WISH = dict(config="configs/ui_infer.yaml", prompt="a bell", steps=2, seed=5)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from jointdit.studio import app as studio
 from jointdit.studio.serve import own_uploads
 from jointdit.studio.wishes import example
 from jointdit.toyworld import make_clip
-from studio_helpers import make_data
-from test_app import free_port, project  # noqa: F401  (the fixture)
+from studio_helpers import free_port, make_data
+from test_app import project  # noqa: F401  (the fixture)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from browser_helpers import SCREENS, browser, open_page
 from jointdit.studio import app as studio
-from test_app import free_port
+from studio_helpers import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 KEEP = os.environ.get("JOINTDIT_README_PICTURES") == "1"

@@ -3,7 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 
 from jointdit.studio import app as studio
 from jointdit.studio.context import Studio
@@ -11,18 +11,7 @@ from jointdit.studio.form import keep_upload, seeds_of
 from jointdit.studio.made import one
 from jointdit.studio.serve import own_uploads
 from jointdit.studio.wishes import example
-from test_app import WISH, free_port, project  # noqa: F401  (the fixture)
-
-
-@pytest.fixture(scope="module")
-def app(project):
-    app = studio.launch(project, port=free_port(), block=False)
-    yield app
-    app.close()
-
-
-@pytest.fixture(scope="module")
-def client(app): return Client(app.local_url, verbose=False)
+from test_app import WISH, app, client, project  # noqa: F401  (fixtures)
 
 
 @pytest.mark.parametrize("field,name", [("video", "fake.mp4"), ("audio", "fake.wav"), ("image", "fake.png"), ("video", "sound_only.wav")])
