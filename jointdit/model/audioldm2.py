@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['AudioLDM2Expert']
 
-# %% ../../nbs/day03_experts/08_audioldm2.ipynb #9b60c596
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #41b26a1d
 from dataclasses import replace
 import torch
 from fastcore.basics import patch
 from .pretrained import ChainState
 from .svd import UNetExpert
 
-# %% ../../nbs/day03_experts/08_audioldm2.ipynb #bf125133
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #740bdb5e
 class AudioLDM2Expert(UNetExpert):
     "AudioLDM2's U-Net (Liu et al. 2023)."
     sources, halved = {"generated": "text.audioldm2.generated", "t5": "text.audioldm2.t5"}, (True, True, False)
@@ -25,7 +25,7 @@ class AudioLDM2Expert(UNetExpert):
         summary, words = [d for d in dims[:2] if d], [d for d in dims[2:] if d]
         return {"generated": (8, summary[0])} | ({"t5": (1, words[0])} if words else {})
 
-# %% ../../nbs/day03_experts/08_audioldm2.ipynb #05a678c1
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #4069b553
 @patch
 def residual(self: AudioLDM2Expert, block, x, s): return block(x, s.args["emb"])
 
@@ -36,7 +36,7 @@ def attend(self: AudioLDM2Expert, block, which, x, s):
         x = block.attentions[i](x, encoder_hidden_states=told, encoder_attention_mask=bias, return_dict=False)[0]
     return x
 
-# %% ../../nbs/day03_experts/08_audioldm2.ipynb #120cb8c8
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #a93042b6
 @patch
 def _told(self: AudioLDM2Expert, key, cond, B):
     "(tokens, bias of their mask or None) of one of the two texts."
@@ -44,7 +44,7 @@ def _told(self: AudioLDM2Expert, key, cond, B):
     (x, mask), own = self.condition(key, cond, B), self._format()
     return x.to(own), None if mask is None else ((1 - mask.to(own)) * -10000.).unsqueeze(1)
 
-# %% ../../nbs/day03_experts/08_audioldm2.ipynb #3408fa9f
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #d38dc962
 @patch
 def enter(self: AudioLDM2Expert, state: ChainState, x, t, cond) -> ChainState:
     "The input layer: step, texts, first convolution."
@@ -56,7 +56,7 @@ def enter(self: AudioLDM2Expert, state: ChainState, x, t, cond) -> ChainState:
     x = self.net.conv_in(z)
     return replace(state, x=x, args=args, skips=(x,), tied=True)
 
-# %% ../../nbs/day03_experts/08_audioldm2.ipynb #61d3ba91
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #9e79049d
 @patch
 def leave(self: AudioLDM2Expert, s: ChainState): return s.x
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CLASSES', 'expert_class', 'make_experts']
 
-# %% ../../nbs/day03_experts/10_factory.ipynb #e3133264
+# %% ../../nbs/day03_experts/10_factory.ipynb #26de2d93
 from ..core import ModelError
 from .audioldm2 import AudioLDM2Expert
 from .expert import NativeExpert
@@ -12,11 +12,11 @@ from .ltx import LTXExpert
 from .positions import STREAMS
 from .svd import SVDExpert
 
-# %% ../../nbs/day03_experts/10_factory.ipynb #a8d7eb35
+# %% ../../nbs/day03_experts/10_factory.ipynb #59893cd6
 CLASSES = {"UNetSpatioTemporalConditionModel": (SVDExpert, "video"), "AudioLDM2UNet2DConditionModel": (AudioLDM2Expert, "audio"),
            "LTXVideoTransformer3DModel": (LTXExpert, "video")}
 
-# %% ../../nbs/day03_experts/10_factory.ipynb #49fc6f86
+# %% ../../nbs/day03_experts/10_factory.ipynb #b969b19c
 def expert_class(name: str, settings):
     "The class for a stream's expert settings. Raises ModelError."
     kind = settings.net.get("_class_name")
@@ -26,12 +26,12 @@ def expert_class(name: str, settings):
     if stream != name: raise ModelError(f"expert_{name[0]}: {kind} makes {stream}, not {name}")
     return cls
 
-# %% ../../nbs/day03_experts/10_factory.ipynb #7a31a58a
+# %% ../../nbs/day03_experts/10_factory.ipynb #f13eb17e
 def _one(name, s):
     e = s.expert(name)
     return NativeExpert(name, s) if e is None else expert_class(name, e)(name, e, None, s)
 
-# %% ../../nbs/day03_experts/10_factory.ipynb #85e4a9a7
+# %% ../../nbs/day03_experts/10_factory.ipynb #efa00331
 def make_experts(s: ModelSettings) -> tuple:
     "Video and audio expert, which meet equally often. Raises ModelError."
     experts = [_one(k, s) for k in STREAMS]
@@ -41,7 +41,7 @@ def make_experts(s: ModelSettings) -> tuple:
     if len({len(e.widths) for e in experts}) > 1: raise ModelError(_unequal(s, experts))
     return tuple(experts)
 
-# %% ../../nbs/day03_experts/10_factory.ipynb #d07e1356
+# %% ../../nbs/day03_experts/10_factory.ipynb #095f2370
 def _unequal(s, experts):
     said = lambda e: [e.chain[i].name for i in e.meet] if hasattr(e, "meet") else f"the {len(e.widths)} blocks of a native expert (depth)"
     return "the streams must meet equally often:\n" + "\n".join(f"  {e.name} meets {len(e.widths)} times: {said(e)}" for e in experts)

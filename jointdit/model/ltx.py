@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['LTXExpert']
 
-# %% ../../nbs/day03_experts/09_ltx.ipynb #40389a6e
+# %% ../../nbs/day03_experts/09_ltx.ipynb #5e6b4d21
 from dataclasses import replace
 import torch
 from fastcore.basics import patch
 from .cut import transformer_layers
 from .pretrained import ChainState, PretrainedExpert
 
-# %% ../../nbs/day03_experts/09_ltx.ipynb #7f94ba9a
+# %% ../../nbs/day03_experts/09_ltx.ipynb #0eaf2935
 class LTXExpert(PretrainedExpert):
     "LTX-Video's transformer (HaCohen et al. 2024)."
     sources, home = {"t5": "text.ltx.t5"}, "transformer"
@@ -27,14 +27,14 @@ class LTXExpert(PretrainedExpert):
 
     def level_out(self, x, t) -> tuple: return x, t
 
-# %% ../../nbs/day03_experts/09_ltx.ipynb #aa5d6ea0
+# %% ../../nbs/day03_experts/09_ltx.ipynb #48a6afee
 @patch
 def _turns(self: LTXExpert, tokens, layout):
     "Rotary embedding of the latents' grid, by the clock's seconds and pixels."
     (T, h, w), grid = layout.shape, layout.clock.video
     return self.net.rope(tokens, T, h, w, (grid.stride / float(layout.clock.fps), grid.down, grid.down), None)
 
-# %% ../../nbs/day03_experts/09_ltx.ipynb #77df1363
+# %% ../../nbs/day03_experts/09_ltx.ipynb #b083c7e3
 @patch
 def enter(self: LTXExpert, state: ChainState, x, t, cond) -> ChainState:
     "The input layer: tokens, times for each of them, text, positions."
@@ -49,7 +49,7 @@ def enter(self: LTXExpert, state: ChainState, x, t, cond) -> ChainState:
     bias = None if mask is None else ((1 - mask.to(y.dtype)) * -10000.).unsqueeze(1)
     return replace(state, x=y, args=dict(emb=emb, last=last, told=told, bias=bias, turns=self._turns(tokens, state.layout)))
 
-# %% ../../nbs/day03_experts/09_ltx.ipynb #9c2d1de8
+# %% ../../nbs/day03_experts/09_ltx.ipynb #b7f8d32c
 @patch
 def run(self: LTXExpert, layer, s: ChainState) -> ChainState:
     "One layer."
@@ -60,7 +60,7 @@ def run(self: LTXExpert, layer, s: ChainState) -> ChainState:
     shift, scale = (self.net.scale_shift_table[None, None] + a["last"][:, :, None]).unbind(2)
     return replace(s, x=self.net.proj_out(self.net.norm_out(s.x) * (1 + scale) + shift))
 
-# %% ../../nbs/day03_experts/09_ltx.ipynb #3f84eb10
+# %% ../../nbs/day03_experts/09_ltx.ipynb #3c312812
 @patch
 def leave(self: LTXExpert, s: ChainState): return s.x.unflatten(1, s.layout.shape).permute(0, 1, 4, 2, 3)
 
