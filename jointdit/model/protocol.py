@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Expert', 'Cut', 'ExpertSettings']
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #968bf0d3
+# %% ../../nbs/day03_experts/02_protocol.ipynb #d595216c
 from typing import Literal
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from ..settings import Strict
 from .positions import VIDEO
 from .schedules import NoiseSettings
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #ed78b5ad
+# %% ../../nbs/day03_experts/02_protocol.ipynb #faf6bc40
 class Expert(nn.Module):
     "One stream's denoiser, opened. Subclasses give layout, token_times, begin, step, tokens, add, finish, time_map, flops; name, kind, channels; buffers mean and std."
     def walk(self, us, n_tokens: int = 0):
@@ -29,7 +29,7 @@ class Expert(nn.Module):
         "Which part of the expert a tensor belongs to: in, blocks or out."
         raise NotImplementedError
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #d865b203
+# %% ../../nbs/day03_experts/02_protocol.ipynb #75624c24
 @patch
 def set_statistics(self: Expert, mean, std):
     "Freezes per-channel statistics (C,). Raises ModelError if they do not fit."
@@ -40,19 +40,19 @@ def set_statistics(self: Expert, mean, std):
         raise ModelError(f"{self.name} statistics: expected finite means and std above 0, got {mean.tolist()} and {std.tolist()}")
     self.mean.copy_(mean); self.std.copy_(std)
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #2ae89adb
+# %% ../../nbs/day03_experts/02_protocol.ipynb #ab0e510a
 @patch
 def normalize(self: Expert, x):
     "Raw codec latents, (B, T, C, H, W) or (B, C, L, F), to the network's: mean 0 and spread 1 for a native one."
     return (x - self.mean.view(-1, 1, 1).to(x)) / self.std.view(-1, 1, 1).to(x)
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #ae785f69
+# %% ../../nbs/day03_experts/02_protocol.ipynb #73082be1
 @patch
 def denormalize(self: Expert, x):
     "Back to what the codec decodes."
     return x * self.std.view(-1, 1, 1).to(x) + self.mean.view(-1, 1, 1).to(x)
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #aefcd0aa
+# %% ../../nbs/day03_experts/02_protocol.ipynb #1d956fe9
 @patch
 def check(self: Expert, x, t):
     "Raises ModelError, naming expected and got, for latents x or noise times t of a wrong shape."
@@ -63,44 +63,44 @@ def check(self: Expert, x, t):
     if not torch.is_tensor(t) or t.shape not in ((len(x),), (len(x), n)):
         raise ModelError(f"{self.name} noise times: expected ({len(x)},) or ({len(x)}, {n}), got {tuple(t.shape) if torch.is_tensor(t) else t!r}")
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #07623a41
+# %% ../../nbs/day03_experts/02_protocol.ipynb #30344621
 @patch
 def borrowed(self: Expert) -> set:
     "Names of the tensors that come from published files."
     return set()
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #0ee41b77
+# %% ../../nbs/day03_experts/02_protocol.ipynb #544a7ba9
 @patch
 def set_absent(self: Expert, text=None, image=None):
     "Takes over what the expert's own encoders say about an empty text and no image (Context or None)."
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #b2f1b251
+# %% ../../nbs/day03_experts/02_protocol.ipynb #0f7583c3
 @patch
 def settle(self: Expert, dtype=None):
     "Told when it is known who learns: weights that are all frozen may now be kept in `dtype`."
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #1829537b
+# %% ../../nbs/day03_experts/02_protocol.ipynb #8f63d171
 @patch
 def layouts(self: Expert, layout) -> list:
     "Layouts of the tokens at each meeting, for latents of this layout."
     return [layout] * len(self.widths)
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #3ed93d8d
+# %% ../../nbs/day03_experts/02_protocol.ipynb #c71ceb79
 @patch
 def flops_of(self: Expert, layout) -> int:
     "Operations of one sample whose latents have this layout."
     return self.flops(len(layout))
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #f84cc2e5
+# %% ../../nbs/day03_experts/02_protocol.ipynb #05bc76be
 def _f(default, text, **limits): return Field(default, description=text, **limits)
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #4b0d6da2
+# %% ../../nbs/day03_experts/02_protocol.ipynb #5e4654ff
 class Cut(Strict):
     "Where a pretrained denoiser is opened."
     meet: list[str]|None = _f(None, "layers after which the streams meet, in order; a block's name means its last layer; empty: the model's default")
     input: str|None = _f(None, "last layer that counts as input; empty: the one before the block of the first meeting")
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #aff01f7e
+# %% ../../nbs/day03_experts/02_protocol.ipynb #bbe32232
 class ExpertSettings(Strict):
     "A pretrained denoiser as one stream's expert."
     folder: str|None = _f(None, "folder with unet/ or transformer/, scheduler/ and vae/, such as assets/models/svd; empty: a network of this shape, from nothing")
