@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['TABS', 'tab', 'build_app', 'launch']
 
-# %% ../../nbs/day09_studio/29_app.ipynb #4b641c9d
+# %% ../../nbs/day09_studio/29_app.ipynb #4cd28ab5
 import importlib, types
 import gradio as gr
 from ..core import JointDiTError, SampleError
+from .borrowed import suited
 from .context import Studio
 from .form import FIELDS, configs
 from .serve import Address, address, own_uploads, serve
@@ -57,11 +58,11 @@ def _clocks(ctx, module: str, quiet: dict):
     clocks = ctx.ui.get("clocks", {})
     ctx.ui[f"tab_{module}"].select(lambda: [gr.Timer(active=name == module) for name in clocks], None, list(clocks.values()), queue=False, **quiet)
 
-# %% ../../nbs/day09_studio/29_app.ipynb #eba16edb
+# %% ../../nbs/day09_studio/29_app.ipynb #44e92e6f
 def _opened(ctx) -> list:
     found = configs(ctx)
     if not found: raise SampleError(f"There is no configs/*infer*.yaml in {ctx.root.resolve()}: start the app in the project's folder.")
-    said = read_config(ctx, found[0])
+    said = read_config(ctx, suited(ctx, None, found[0], found))     # the newest checkpoint may stand on pretrained experts
     said["prompt"] = said["prompt"] or PROMPTS[0]       # an empty field is a question that a newcomer cannot answer
     return fill(ctx, said, {k: c.value for k, c in zip(FIELDS, ctx.ui["form"])})
 

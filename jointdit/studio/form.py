@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['AS_EXPORTED', 'SETTINGS', 'FIELDS', 'DIRECTIONS', 'PLAIN', 'GIVEN', 'NEEDS', 'MEMORY', 'HINTS', 'configs', 'metas',
-           'unfit', 'keep_upload', 'missing', 'complete', 'seeds_of', 'to_settings', 'from_settings', 'in_page_words',
-           'out_of_memory', 'words', 'field_of']
+           'unfit', 'keep_upload', 'missing', 'complete', 'seeds_of', 'chosen', 'to_settings', 'from_settings',
+           'in_page_words', 'out_of_memory', 'words', 'field_of']
 
-# %% ../../nbs/day09_studio/23_form.ipynb #5c076751
+# %% ../../nbs/day09_studio/23_form.ipynb #78965c3e
 import os, random, re, shutil
 from pathlib import Path
 from ..core import JointDiTError, Later, SampleError, explain, file_hash
 from ..settings import PROFILES, apply_profile, load_settings
-from .paths import check_settings, listed, roots_of
+from .borrowed import check_encoders
+from .models import packed_name
+from .paths import SETTING_PATHS, check_settings, listed, roots_of
 
 # %% ../../nbs/day09_studio/23_form.ipynb #5890e510
 request = Later("jointdit.sample.request")   # brings PyTorch along: the page is served before that
@@ -34,12 +36,12 @@ FIELDS = ["config", "checkpoint", "profile", "direction", "prompt", "negative", 
 DIRECTIONS = dict(text="Text → both", image="Image → both", video="Video → audio", audio="Audio → video", extend="Continue a clip", like="Like a cached clip")
 PLAIN = ("prompt", "negative", "solver", "guidance", "w_v", "w_a", "w_txt", "w_neg", "w_img", "rescale")    # copied as they are
 
-# %% ../../nbs/day09_studio/23_form.ipynb #22fe0eb1
+# %% ../../nbs/day09_studio/23_form.ipynb #df65ae56
 def configs(ctx) -> list[str]:
     "Configs for sampling, as paths from the project: the app's own first."
     roots = roots_of(ctx)
-    found = [roots.short(p) for p in listed(roots, "configs", "*infer*.yaml")]
-    return sorted(found, key=lambda p: (Path(p).name != "ui_infer.yaml", p))
+    found = [roots.short(p) for pattern in ("*infer*.yaml", "*/*infer*.yaml") for p in listed(roots, "configs", pattern)]
+    return sorted(found, key=lambda p: (p.count("/"), Path(p).name != "ui_infer.yaml", p))
 
 # %% ../../nbs/day09_studio/23_form.ipynb #adf4f518
 def metas(ctx, most=500) -> list[tuple[str, str]]:
@@ -85,7 +87,7 @@ NEEDS = dict(image=("image", "Choose a picture to start from, or another directi
              audio=("audio", "Choose a sound, or a video with sound, that gets a picture."), extend=("video", "Choose the clip to continue."),
              like=("meta", "Choose a cached clip. If there is none, make a cache first (Data)."))
 
-# %% ../../nbs/day09_studio/23_form.ipynb #bef301f3
+# %% ../../nbs/day09_studio/23_form.ipynb #6af2688e
 def missing(values: dict) -> dict[str, str]:
     "Field -> what is wrong with it, as far as it shows without loading anything."
     v, out = values, {}
@@ -96,7 +98,7 @@ def missing(values: dict) -> dict[str, str]:
         if not v[name] and empty: return         # a browser sends an empty number as nothing or as 0
         if not number(v[name]) or not low <= v[name] <= high: out[name] = f"A number from {low:g} to {high:g}{', or empty' if empty else ''}."
     for args in (("steps", 1, 1000, False), ("seed", -1, 2**31, False), ("clips", 1, 64, False), ("fps", 1, 120, True), ("seconds", .1, 600, True), ("start", 0, 36000, True), ("rescale", 0, 1, False),
-                 *((w, -1, 50, False) for w in ("w_v", "w_a", "w_txt", "w_neg", "w_img"))): bounds(*args)
+                 *((w, -1, 50, w == "w_img") for w in ("w_v", "w_a", "w_txt", "w_neg", "w_img"))): bounds(*args)
     if v["direction"] == "extend": bounds("prefix", .04, 600, False)
     if not v["config"]: out["config"] = "No config: start the app in the project's folder, where configs/ lies."
     if len(v["prompt"] or "") > 2000: out["prompt"] = "Too long: a sentence or two is what the model reads."
@@ -137,24 +139,32 @@ def seeds_of(values: dict) -> list[int]:
     if first < 0: first = random.SystemRandom().randrange(10**6)
     return [first + i for i in range(int(values["clips"] or 1))]
 
-# %% ../../nbs/day09_studio/23_form.ipynb #2feb85eb
+# %% ../../nbs/day09_studio/23_form.ipynb #2ee3c53e
+def chosen(ctx, ckpt) -> str | None:
+    "A chosen checkpoint as the command line would say it. Raises PathRefused."
+    return None if not ckpt else packed_name(ckpt) or _relative(ctx, roots_of(ctx).allow("checkpoints", ckpt))
+
+def _told(values: dict) -> dict:
+    "Settings of the plain fields; an empty image weight leaves it to the config, where it may rise over the frames."
+    return {SETTINGS[k][0]: ("" if k != "w_img" else None) if values[k] is None else values[k] for k in PLAIN}
+
+# %% ../../nbs/day09_studio/23_form.ipynb #c82105d2
 def to_settings(ctx, values: dict, say=print, env=None) -> "InferSettings":
     "The settings that the form means. Raises JointDiTError."
     env = dict(os.environ if env is None else env)
     if values["profile"] != AS_EXPORTED: env, _ = apply_profile(values["profile"], env, env.get("FORCE_KEEP_USER_ENVS") == "1", say)
-    roots, told = roots_of(ctx), {SETTINGS[k][0]: "" if values[k] is None else values[k] for k in PLAIN}
-    ckpt = roots.allow("checkpoints", values["checkpoint"]) if values["checkpoint"] else None
-    told |= dict(steps=int(values["steps"]), seeds=seeds_of(values), mp4_fps=values["fps"] or None, seconds=values["seconds"] or None,
-                 ckpt=_relative(ctx, ckpt) or None)
+    roots, told = roots_of(ctx), _told(values)
+    told |= dict(steps=int(values["steps"]), seeds=seeds_of(values), mp4_fps=values["fps"] or None, seconds=values["seconds"] or None, ckpt=chosen(ctx, values["checkpoint"]))
     config = roots.allow("configs", values["config"])
     s = load_settings(request.InferSettings, config, env, told | _given(ctx, values)).settings
     out = roots.allow("outputs", ctx.root/s.out_dir)
     clip = s.clip.model_copy(update=dict(image_path=s.clip.image_path or None))
     s = s.model_copy(update=dict(out_dir=_relative(ctx, out), clip=clip))
-    check_settings(roots, s)
+    check_settings(roots, s, {k: kind for k, kind in SETTING_PATHS.items() if k != "ckpt" or not packed_name(s.ckpt)})
+    check_encoders(ctx, s, values["config"], configs(ctx))
     return s
 
-# %% ../../nbs/day09_studio/23_form.ipynb #3ed17072
+# %% ../../nbs/day09_studio/23_form.ipynb #22883bec
 def from_settings(ctx, s: "InferSettings") -> dict:
     "The fields of a request, all but config and profile."
     way = {"video -> audio": "video", "audio -> video": "audio", "continuation": "extend", "image -> both": "image"}.get(request.direction(s), "text")
@@ -162,7 +172,8 @@ def from_settings(ctx, s: "InferSettings") -> dict:
     there = lambda p: str(Path(p).resolve()) if p and Path(p).is_file() else None
     at = lambda dotted: __import__("functools").reduce(getattr, dotted.split("."), s)
     known = {p for _, p in metas(ctx)} if way == "like" else {}
-    return {k: at(SETTINGS[k][0]) for k in PLAIN} | dict(
+    plain = lambda x: None if isinstance(x, (tuple, list)) else x      # first and last frame: the config's affair
+    return {k: plain(at(SETTINGS[k][0])) for k in PLAIN} | dict(
         direction=way, image=there(s.clip.image_path), video=there(s.given_video or (s.continue_from if way == "extend" else None)), audio=there(s.given_audio),
         meta=_known(ctx, s.ref_meta, known), start=s.given_start, prefix=s.prefix_seconds, steps=s.steps, seed=s.seeds[0], clips=len(s.seeds),
         fps=float(s.mp4_fps) if s.mp4_fps else None, seconds=s.seconds)
@@ -198,8 +209,8 @@ def words(e: BaseException) -> str | None:
     said = in_page_words(said)
     return said[0].upper() + said[1:] if said.startswith(("the ", "a ")) else said
 
-# %% ../../nbs/day09_studio/23_form.ipynb #f3982dd6
-HINTS = dict(prompt=("tokens", "the prompt "), video=("no picture to start", "no sound to start", "is no video", "cannot be read", "cannot be opened"), seconds=("asked for, but its", "lies at or behind"),
+# %% ../../nbs/day09_studio/23_form.ipynb #b9e4e59b
+HINTS = dict(config=("Config:",), prompt=("tokens", "the prompt "), video=("no picture to start", "no sound to start", "is no video", "cannot be read", "cannot be opened"), seconds=("asked for, but its", "lies at or behind"),
              checkpoint=("checkpoint",), meta=("ref_meta", "cached"), profile=("memory",))
 
 def field_of(text: str) -> str | None:

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['PAGE', 'NOTHING', 'PICK', 'SHOWN', 'tile', 'grid', 'compare', 'settings_of', 'build']
 
-# %% ../../nbs/day09_studio/30_history.ipynb #c563973d
+# %% ../../nbs/day09_studio/30_history.ipynb #74431879
 import html
 import gradio as gr
-from .form import request
+from .borrowed import config_like
+from .form import configs, request
 from .generate import RESULT, show
 from .made import Made, ago, delete, differences, matching, one, still
 from .widgets import empty, facts, file_url, guarded, pair, player
@@ -67,15 +68,15 @@ def _api(ctx):
         return delete(ctx, id)
     for fn in (history, card, compare_clips, delete_clip): gr.api(fn, api_name=fn.__name__, queue=False)
 
-# %% ../../nbs/day09_studio/30_history.ipynb #2e555c63
+# %% ../../nbs/day09_studio/30_history.ipynb #8b4df2d4
 PICK = """element.addEventListener('click', e => { const t = e.target.closest('[data-pick]'); if (t) trigger('click', {pick: t.dataset.pick}); });"""
 
 def settings_of(ctx, id: str) -> list:
     "Updates that fill the form with a clip's settings. Raises SampleError."
     card = one(ctx, id).card
     s = request.InferSettings(**{**card["settings"], "knobs": {}})
-    values = values_of(ctx, s, "")
-    del values["config"]
+    values = values_of(ctx, s, config_like(ctx, s, configs(ctx)))
+    if values["config"] is None: del values["config"]       # none has these codecs and encoders: the form keeps its own
     return fill(ctx, values)
 
 # %% ../../nbs/day09_studio/30_history.ipynb #174514ff

@@ -5,22 +5,22 @@
 # %% auto #0
 __all__ = ['kit_key', 'Kits', 'free_memory', 'Preview', 'to_uri', 'watched', 'stepper', 'own_name', 'make']
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #896d288e
-import base64, io, threading, time
+# %% ../../nbs/day09_studio/22_kits.ipynb #f2636841
+import base64, io, json, threading, time
 import numpy as np
 from contextlib import contextmanager
 from pathlib import Path
-from ..core import CheckpointError, SampleError
+from ..core import SampleError
+from .borrowed import tools
 from .context import LOADING
 from .jobs import Run
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #fec7d50a
+# %% ../../nbs/day09_studio/22_kits.ipynb #36638b74
 def kit_key(s, path) -> tuple:
-    "What a kit depends on: the checkpoint's file, the codecs, CLIP, the device."
-    clip = (s.clip.enabled, s.clip.variant, s.clip.pretrained)
-    return str(path), path.stat().st_mtime_ns, s.video_vae_path, s.audio_vae_path, s.vocoder_path, clip, repr(s.runtime)
+    "What a kit depends on: the checkpoint's file, the codecs, CLIP, the experts' encoders, the device."
+    return str(path), path.stat().st_mtime_ns, json.dumps(tools(s), sort_keys=True), repr(s.runtime)
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #daa39b4d
+# %% ../../nbs/day09_studio/22_kits.ipynb #883abf99
 class Kits:
     "The kit that is in memory, and how fast it was."
     def __init__(self, root="checkpoints"):
@@ -34,7 +34,7 @@ class Kits:
         with self.lock:
             if (key := kit_key(s, path)) != self.key:
                 self.drop()
-                with LOADING: self.kit = load_kit(s.model_copy(update=dict(ckpt=str(path))), say=say)
+                with LOADING: self.kit = _loaded(load_kit, s.model_copy(update=dict(ckpt=str(path))), say)
                 self.key, self.trained = key, _trained_knobs(path)
             for k, v in {**self.trained, **s.knobs.model_dump(exclude_unset=True)}.items(): setattr(self.kit.model.knobs, k, v)
             return self.kit
@@ -44,11 +44,19 @@ class Kits:
         self.kit = self.key = None
         free_memory()
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #0bd95d70
+# %% ../../nbs/day09_studio/22_kits.ipynb #134f364d
 def _trained_knobs(path) -> dict:
     from jointdit.settings import Knobs
     from jointdit.train.checkpoint import read_info
     return Knobs(**read_info(path).knobs).model_dump()
+
+def _loaded(load_kit, s, say):
+    "A kit; a refusal of codecs or encoders also says which config the checkpoint's own training took its samples with."
+    from jointdit.train.checkpoint import read_info
+    try: return load_kit(s, say=say)
+    except SampleError as e:
+        own = (read_info(s.ckpt).settings.get("output") or {}).get("sample_cfg")
+        raise SampleError(f"{e} Its training took its samples with {own}: choose that under Config." if own else str(e)) from None
 
 def free_memory():
     "Give back what no longer belongs to anything."

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['PER_TOKEN', 'PER_PAIR', 'PER_PIXEL', 'PER_LATENT', 'LIBRARIES', 'FIRST', 'live_sample', 'live_decode', 'Load',
-           'load_of', 'resident', 'weights', 'peak_bytes', 'free_bytes', 'work', 'paces', 'predict']
+           'load_of', 'resident', 'weights', 'lent', 'alive_bytes', 'peak_bytes', 'free_bytes', 'work', 'paces',
+           'predict']
 
-# %% ../../nbs/day09_studio/20_predict.ipynb #7ffdbd49
+# %% ../../nbs/day09_studio/20_predict.ipynb #b91c390d
 import os, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import JointDiTError, toy_path
+from .borrowed import borrowed, encoder_bytes, expert_bytes, feature_bytes, meetings, used, weight_bytes
 
 # %% ../../nbs/day09_studio/20_predict.ipynb #14302063
 PER_TOKEN = {2: 32, 4: 48}  # bytes a channel of a token in one branch, by the bytes of a number
@@ -32,21 +34,23 @@ def live_decode(clock, channels: int = 128, chunk: int = 8) -> float:
     frames = clock.n_frames * h * w * 3 * 5                                     # as floats, and as bytes
     return max(min(chunk, clock.n_frames) * h * w * channels * PER_PIXEL, clock.n_audio_latents * PER_LATENT) + frames
 
-# %% ../../nbs/day09_studio/20_predict.ipynb #220049eb
+# %% ../../nbs/day09_studio/20_predict.ipynb #d566ee60
 @dataclass
 class Load:
     "What a request asks of the machine."
     rows: int  # branches side by side
     evaluations: int  # of the model, for one clip
     clips: int
-    tokens: tuple
-    widths: tuple
+    meetings: list | None  # (tokens, widths) of both streams at each joint block; None: not known
     clock: object
     number: int  # bytes of a number in matrix products
     chunk: int  # queries at once
-    heads: int
     device: object
     ckpt: Path
+    model: dict  # architecture, from the header
+
+    @property
+    def tokens(self): return max((t for t, _ in self.meetings or [(None, None)]), key=lambda t: sum(t or ()))
 
 # %% ../../nbs/day09_studio/20_predict.ipynb #03b0fc4c
 def _plan(s) -> list:
@@ -65,7 +69,7 @@ def _clock(s, info, meta):
     trained = Timeline.from_dict(info.data["timeline"]) if info.data.get("timeline") else Timeline(24, 12)
     return make_clock(s, trained, trained.video, trained.audio, trained.sample_rate, meta, s.knobs.max_t, lambda line: None)
 
-# %% ../../nbs/day09_studio/20_predict.ipynb #179619de
+# %% ../../nbs/day09_studio/20_predict.ipynb #ecfa56ab
 def _tokens(clock, model: dict) -> tuple:
     "Tokens of both streams."
     up = lambda a, b: -(-a // b)
@@ -73,7 +77,13 @@ def _tokens(clock, model: dict) -> tuple:
     (t, h, w), (l, f) = model.get("patch_v") or (1, 2, 2), model.get("patch_a") or (1, F)
     return up(T, t) * up(H, h) * up(W, w), up(L, l) * up(F, f)
 
-# %% ../../nbs/day09_studio/20_predict.ipynb #37ac05df
+def _meetings(clock, model: dict, number: int = 4) -> list | None:
+    "(tokens, widths) of both streams wherever they meet; one entry stands for all blocks of a native model; None: not known."
+    if not borrowed(model): return [(_tokens(clock, model), (model.get("width_v", 256), model.get("width_a", 256)))]
+    try: return meetings(model, clock, number)
+    except Exception: return None       # a prediction must not stand in the way of a run
+
+# %% ../../nbs/day09_studio/20_predict.ipynb #5e563238
 def load_of(ctx, s) -> Load:
     "Read a request and its checkpoint's header. Raises JointDiTError."
     import torch
@@ -84,12 +94,12 @@ def load_of(ctx, s) -> Load:
     path = pick_checkpoint(s, ctx.ckpts, lambda line: None)
     info = read_info(path)
     knobs = Knobs(**{**info.knobs, **s.knobs.model_dump(exclude_unset=True)})
-    clock, plan, m = _clock(s, info, load_meta(s.ref_meta) if s.ref_meta else None), _plan(s), info.model
+    clock, plan, m = _clock(s, info, load_meta(s.ref_meta) if s.ref_meta else None), _plan(s), used(info.model, s)
     device = resolve_device(s.runtime)
     number = 4 if resolve_dtype(s.runtime, device) == torch.float32 else 2
     rows = min(len(plan), s.guidance.branch_batch or len(plan))
     each = len(plan) * s.steps * (2 if s.solver == "heun" else 1)
-    return Load(rows, each, len(s.seeds), _tokens(clock, m), (m.get("width_v", 256), m.get("width_a", 256)), clock, number, knobs.q_chunk_v, m.get("heads", 4), device, path)
+    return Load(rows, each, len(s.seeds), _meetings(clock, m, number), clock, number, knobs.q_chunk_v, device, path, m)
 
 # %% ../../nbs/day09_studio/20_predict.ipynb #510412ac
 def resident() -> float:
@@ -99,41 +109,49 @@ def resident() -> float:
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-# %% ../../nbs/day09_studio/20_predict.ipynb #fe47fbb2
-def _stored(path) -> float:
-    "Bytes of the weights in a folder or of a file, as fp32: half-precision files double."
-    p = toy_path(str(path))
-    files = [p] if p.is_file() else list(p.glob("*.safetensors")) + list(p.glob("*.bin")) if p.is_dir() else []
-    return sum(f.stat().st_size * (2 if str(path).startswith("toy:") else 1) for f in files)
-
+# %% ../../nbs/day09_studio/20_predict.ipynb #6ed146ca
 def weights(s, ckpt: Path) -> float:
-    "Bytes of the model, the codecs and CLIP in memory."
-    from jointdit.sample.request import InferSettings
+    "Bytes of the checkpoint's own tensors, the codecs and CLIP in memory."
     beside = ckpt.with_suffix(".safetensors")
     vocoder = s.vocoder_path or str(s.audio_vae_path).rsplit("/", 1)[0] + "/vocoder"
     clip = s.clip.pretrained if s.clip.enabled else ""
-    return (_stored(beside) if beside.is_file() else ckpt.stat().st_size / 4) + sum(_stored(p) for p in (s.video_vae_path, s.audio_vae_path, vocoder, clip) if p)
+    return (weight_bytes(beside) if beside.is_file() else ckpt.stat().st_size / 4) + sum(weight_bytes(p) for p in (s.video_vae_path, s.audio_vae_path, vocoder, clip) if p)
+
+def lent(s, w: Load) -> tuple[float, float]:
+    "Bytes of pretrained experts and their encoders: while they are loaded, and while they run. Raises AssetError that says what to fetch."
+    if not borrowed(w.model): return 0., 0.
+    told, (loaded, settled) = encoder_bytes(s.clip.experts if s.clip.enabled else []), expert_bytes(w.model, w.ckpt, w.number, w.device.type == "cuda")
+    return told + loaded, told + settled
 
 # %% ../../nbs/day09_studio/20_predict.ipynb #eff4055b
 LIBRARIES = {"diffusers": 90e6, "transformers": 90e6, "open_clip": 60e6, "matplotlib": 15e6, "scipy.signal": 20e6}  # what importing them adds to a process
 FIRST = 170e6  # what the first clip of a process leaves behind: kernels, buffers of the allocator, threads of the server
 
-# %% ../../nbs/day09_studio/20_predict.ipynb #5e0be3ef
+# %% ../../nbs/day09_studio/20_predict.ipynb #630e76fd
 def _channels(s) -> int:
     "Channels of the video codec's widest maps."
     import json
     try: return json.loads((toy_path(s.video_vae_path) / "config.json").read_text())["block_out_channels"][0]
     except (OSError, ValueError, KeyError, IndexError): return 128
 
-def peak_bytes(ctx, s, w: Load) -> float:
-    "The largest memory of a run, as its card will say it."
-    alive = max(live_sample(w.rows, w.tokens, w.widths, w.number, w.chunk, w.heads), live_decode(w.clock, _channels(s), s.decode_chunk))
-    if w.device.type == "cuda": return weights(s, w.ckpt) + alive + 40e6
-    kits = ctx.kits
-    kept = kits.kit is not None and kits.key and kits.key[:2] == (str(w.ckpt), w.ckpt.stat().st_mtime_ns)
-    if kept: return resident() + alive * (1.3 if kits.pace else 1.) + (0 if kits.pace else FIRST)
-    gone = weights(s, Path(kits.key[0])) if kits.kit is not None and kits.key and Path(kits.key[0]).is_file() else 0
-    return resident() - gone + 1.6 * weights(s, w.ckpt) + sum(b for name, b in LIBRARIES.items() if name not in sys.modules) + (0 if kits.pace else FIRST) + alive
+def alive_bytes(s, w: Load) -> float | None:
+    "Bytes that come and go in sampling and decoding; None: not known."
+    heads = 0 if borrowed(w.model) and w.device.type == "cuda" else w.model.get("heads", 4)     # there scores are never written down
+    try: held = feature_bytes(w.model, w.clock, w.number, w.rows) if borrowed(w.model) else 0.
+    except Exception: return None
+    if w.meetings is None: return None
+    return max(held + max(live_sample(w.rows, t, d, w.number, w.chunk, heads) for t, d in w.meetings), live_decode(w.clock, _channels(s), s.decode_chunk))
+
+def peak_bytes(ctx, s, w: Load) -> float | None:
+    "The largest memory of a run, as its card will say it; None: not known."
+    from jointdit.studio.kits import kit_key
+    alive, kits, (loaded, settled), own = alive_bytes(s, w), ctx.kits, lent(s, w), weights(s, w.ckpt)
+    if alive is None: return None
+    if w.device.type == "cuda": return own + max(loaded, settled + alive) + 40e6
+    if kits.kit is not None and kits.key == kit_key(s, w.ckpt): return resident() + alive * (1.3 if kits.pace else 1.) + (0 if kits.pace else FIRST)
+    gone = sum(p.nbytes for p in kits.kit.model.parameters()) + own - weight_bytes(w.ckpt.with_suffix(".safetensors")) if kits.kit is not None else 0
+    new = sum(b for name, b in LIBRARIES.items() if name not in sys.modules)
+    return resident() - gone + 1.6 * own + max(loaded, settled + alive) + new + (0 if kits.pace else FIRST)
 
 # %% ../../nbs/day09_studio/20_predict.ipynb #30e23032
 def free_bytes(device) -> float | None:
@@ -145,19 +163,18 @@ def free_bytes(device) -> float | None:
     except OSError: return None
     return int(lines["MemAvailable"].split()[0]) * 1024 + resident()
 
-# %% ../../nbs/day09_studio/20_predict.ipynb #a2e70eaa
+# %% ../../nbs/day09_studio/20_predict.ipynb #4b2b8299
 def work(w: Load) -> float:
     "A measure of one clip's sampling: proportional to its matrix products."
-    n = sum(w.tokens)
-    return w.evaluations * sum(t * d * (d + n / 6) for t, d in zip(w.tokens, w.widths))
+    return w.evaluations * sum(t * d * (d + sum(ts) / 6) for ts, ds in w.meetings or [] for t, d in zip(ts, ds))
 
-# %% ../../nbs/day09_studio/20_predict.ipynb #3c0d3a2e
+# %% ../../nbs/day09_studio/20_predict.ipynb #4f02ec56
 def _work_of(card: dict, model: dict) -> float | None:
     "The same of a clip that was made."
     from jointdit.timeline import Timeline
     try: clock = Timeline.from_dict(card["timeline"])
     except (KeyError, TypeError, JointDiTError): return None
-    return work(Load(1, card.get("evaluations") or 0, 1, _tokens(clock, model), (model.get("width_v", 256), model.get("width_a", 256)), clock, 2, 0, 4, None, None))
+    return work(Load(1, card.get("evaluations") or 0, 1, _meetings(clock, model), clock, 2, 0, None, None, model))
 
 # %% ../../nbs/day09_studio/20_predict.ipynb #758230dd
 def _guess(w: Load) -> dict:
@@ -169,32 +186,29 @@ def _guess(w: Load) -> dict:
     flops = 2 * n ** 3 / max(min(once(time.perf_counter()) for _ in range(8)), 1e-6)      # the best: others may want the processor now
     return dict(sample=12 * 12 / flops / .13, decode=.02 if fast else .4, write=.3)
 
-# %% ../../nbs/day09_studio/20_predict.ipynb #d5c4a841
-def paces(ctx, w: Load, model: dict, last: int = 4) -> dict:
-    "Seconds a unit of sampling, a second of decoded clip, and a clip written: of the last clips here, or a guess."
+# %% ../../nbs/day09_studio/20_predict.ipynb #22c98af9
+def paces(ctx, w: Load, last: int = 4) -> dict | None:
+    "Seconds a unit of sampling, a second of decoded clip, and a clip written: of the last clips here, or a guess; None: not known."
     kind, found = w.device.type, []
     for m in ctx.shelf.find()[:40]:
         c = m.card
-        unit = _work_of(c, model) if str(c.get("where", {}).get("device", "")).startswith(kind) and Path(c.get("checkpoint", {}).get("file", "")).parent == w.ckpt.parent else None
+        unit = _work_of(c, w.model) if str(c.get("where", {}).get("device", "")).startswith(kind) and Path(c.get("checkpoint", {}).get("file", "")).parent == w.ckpt.parent else None
         if unit and "sample" in c.get("seconds", {}): found.append((c["seconds"], unit, c["timeline"]))
         if len(found) == last: break
-    if not found: return _guess(w)
+    if not found: return None if borrowed(w.model) else _guess(w)
     from jointdit.timeline import Timeline
     long = sum(Timeline.from_dict(t).seconds for *_, t in found)
     return dict(sample=sum(x["sample"] for x, *_ in found) / sum(u for _, u, _ in found), decode=sum(x.get("decode", 0) for x, *_ in found) / long, write=sum(x.get("write", 0) for x, *_ in found) / len(found))
 
-# %% ../../nbs/day09_studio/20_predict.ipynb #d45ac3e1
+# %% ../../nbs/day09_studio/20_predict.ipynb #7365f8fb
 def predict(
     ctx,  # the app's context
     s,  # InferSettings
-) -> dict:  # seconds, peak_gib, free_gib, and what they are made of
+) -> dict:  # seconds and peak_gib (None: not known), free_gib, and what they are made of
     "What a request will need, before anything is loaded. Raises JointDiTError."
-    from jointdit.train.checkpoint import read_info
     w = load_of(ctx, s)
-    p = paces(ctx, w, read_info(w.ckpt).model)
+    p, peak, free = paces(ctx, w), peak_bytes(ctx, s, w), free_bytes(w.device)
     loading = 0. if ctx.kits.kit is not None and ctx.kits.key and ctx.kits.key[0] == str(w.ckpt) else 2.
-    parts = dict(load=loading, sample=p["sample"] * work(w), decode=p["decode"] * w.clock.seconds, write=p["write"])
-    each = parts["sample"] + parts["decode"] + parts["write"]
-    free = free_bytes(w.device)
-    return dict(seconds=loading + w.clips * each, peak_gib=peak_bytes(ctx, s, w) / 2**30, free_gib=free and free / 2**30,
-                evaluations=w.evaluations, rows=w.rows, tokens=w.tokens, parts=parts)
+    each = {} if p is None else dict(sample=p["sample"] * work(w), decode=p["decode"] * w.clock.seconds, write=p["write"])
+    return dict(seconds=loading + w.clips * sum(each.values()) if each else None, peak_gib=peak and peak / 2**30, free_gib=free and free / 2**30,
+                evaluations=w.evaluations, rows=w.rows, tokens=w.tokens, parts=dict(load=loading) | each)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PROMPTS', 'SCENES', 'ABOUT', 'example', 'shown', 'values_of', 'read_config', 'first_values', 'build_form', 'fill']
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #97af5016
+# %% ../../nbs/day09_studio/27_wishes.ipynb #21a3accd
 import html, os
 import gradio as gr
 from pathlib import Path
 from ..core import JointDiTError
 from ..settings import PROFILES, load_settings, read_yaml
 from .form import AS_EXPORTED, DIRECTIONS, FIELDS, PLAIN, SETTINGS, configs, from_settings, keep_upload, metas, request
-from .models import menu
+from .models import menu, packed_name
 from .paths import roots_of
 from .widgets import guarded
 
@@ -102,13 +102,13 @@ def _model(ctx) -> dict:
         fps = gr.Number(None, label="Frames per s", placeholder="as trained", min_width=110, scale=1)
     return dict(checkpoint=checkpoint, profile=profile, seconds=seconds, fps=fps)
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #d02627f1
+# %% ../../nbs/day09_studio/27_wishes.ipynb #6219bc7d
 ABOUT = dict(
     w_v="1.2 is a good start. Higher: the picture follows the sound more closely, and gets harder.",
     w_a="1.2 is a good start. Higher: the sound sits more exactly on what is seen; too high and it clicks.",
     w_txt="How literally the prompt is taken. 0: ignored; 1.5: good; above 5: loud and gaudy.",
     w_neg="How far to stay away from the negative prompt. 0: it has no effect.",
-    w_img="How closely the clip keeps to the picture. Only with a picture.",
+    w_img="How closely the clip keeps to the picture. Only with a picture. Empty: as the config says.",
     rescale="Takes back the contrast that strong weights add. 0: not at all.")
 
 # %% ../../nbs/day09_studio/27_wishes.ipynb #f2670ce4
@@ -133,16 +133,18 @@ def _weights() -> dict:
     with gr.Row(): out |= dict(w_v=number("w_v", "Video listens to audio", 1.2), w_img=number("w_img", "Image weight", 1.))
     with gr.Row(): return out | dict(w_neg=number("w_neg", "Away from the negative prompt", 0.), rescale=number("rescale", "Rescale", .7, .05))
 
-# %% ../../nbs/day09_studio/27_wishes.ipynb #99dea47a
+# %% ../../nbs/day09_studio/27_wishes.ipynb #65a42971
 def values_of(ctx, s: "InferSettings", config: str) -> dict:
     "The fields for a request; the config stays as it is chosen, the memory profile as exported."
     return from_settings(ctx, s) | dict(config=config, profile=AS_EXPORTED, checkpoint=_offered(ctx, s.ckpt))
 
 def _offered(ctx, path) -> str:
-    "A checkpoint's path as the menu has it; the newest when it is not there."
+    "A checkpoint's path as the menu has it, a run's folder by its last one; the newest when it is not there."
+    if name := packed_name(path): return name
     roots = roots_of(ctx)
     try: full = roots.allow("checkpoints", path) if path else None
     except JointDiTError: return ""
+    if full and full.is_dir(): full = max(full.glob("ckpt_step_*.pt"), default=None)       # names are as long as each other
     return roots.short(full) if full and full.is_file() else ""
 
 # %% ../../nbs/day09_studio/27_wishes.ipynb #98549505
