@@ -100,7 +100,7 @@ _CLIP_PARTS = (
     Part("clip/ViT-B-16", "timm/vit_base_patch16_clip_224.openai", "", (_CLIP, "open_clip_config.json"), "mit",
          "text and image conditions, small (pretrained tag openai)", 599))
 
-# %% ../../nbs/day01_assets/00_catalogue.ipynb #c195baeb
+# %% ../../nbs/day01_assets/00_catalogue.ipynb #abafcc41
 PARTS = {p.name: p for p in _SVD_PARTS + _ALD_PARTS + _CLIP_PARTS + _LTX_PARTS}
 PROFILES = {
     "toy": (),
@@ -113,7 +113,7 @@ PROFILE_HELP = {
     "clip": "CLIP alone, both sizes: to condition on text and images with real encoders",
     "codecs": "the least that the joint model needs for real clips: picture codec, sound codec, small CLIP",
     "svd": "Stable Video Diffusion, AudioLDM2 and CLIP ViT-H-14: codecs and pretrained experts",
-    "ltx": "LTX-Video as a video expert; its codec is read for its scaling only, clips cannot be cached with it yet"}
+    "ltx": "LTX-Video as a video expert, its codec and its text encoder; sound and CLIP come with codecs or svd"}
 
 # %% ../../nbs/day01_assets/00_catalogue.ipynb #05c3ddf7
 def falls_under(name, beginning):

@@ -12,15 +12,16 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, field_validator
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #c6718a67
+# %% ../../nbs/day02_cache/04_encode.ipynb #8890468a
 from ..assets.clip import ClipSettings
 from ..core import CacheError, JointDiTError, MediaError
 from .media import loudest_db, read_frames, read_image, read_wave
+from .sources import too_little
 from .store import Store
 from ..settings import Runtime, Strict, resolve_device, resolve_dtype
 from ..timeline import Timeline, as_fps
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #64e02735
+# %% ../../nbs/day02_cache/04_encode.ipynb #48f74602
 class CacheSettings(Strict):
     "configs/day02_cache.yaml: which clips, cut how, encoded by what, kept where."
     data_root: str = Field("data/toy", description="{split}/metadata.jsonl, one metadata.jsonl, or just videos in it")
@@ -42,7 +43,7 @@ class CacheSettings(Strict):
     vocoder_path: str | None = Field(None, description="folder of the vocoder; empty: beside the audio VAE")
     clip: ClipSettings = Field(default_factory=ClipSettings, description="text and image conditions")
     runtime: Runtime = Field(default_factory=Runtime, description="device and dtype of the encoders (auto dtype: fp32)")
-    chunk: int = Field(8, ge=1, description="frames encoded at once: memory, never the result")
+    chunk: int = Field(8, ge=1, description="frames encoded at once, where the codec allows it: memory, never the result")
     toy_clips: int = Field(0, ge=0, description="toy clips to write first when data_root is not there; 0: a missing data_root is an error")
     workers: int | None = Field(None, ge=0, le=64,
                                 description="clips at once; empty: one a processor core, at most 8; changes no file")
@@ -73,7 +74,7 @@ def _recipe(s, video, audio, clip, dtype) -> dict:
             "sample_rate": s.sample_rate,
             "dtype": str(dtype).removeprefix("torch.")}
 
-# %% ../../nbs/day02_cache/04_encode.ipynb #cc6d430c
+# %% ../../nbs/day02_cache/04_encode.ipynb #d7e8f54e
 def load_encoders(s: CacheSettings) -> Encoders:
     "Load the codecs that the settings name. Raises AssetError, CacheError."
     from jointdit.assets.audio_codec import AudioCodec
@@ -82,13 +83,14 @@ def load_encoders(s: CacheSettings) -> Encoders:
     device = resolve_device(s.runtime)
     dtype = torch.float32 if s.runtime.dtype == "auto" else resolve_dtype(s.runtime, device)
     video = VideoCodec.from_folder(s.video_vae_path, device=device, dtype=dtype)
-    video.vae.encoder.to(memory_format=torch.channels_last)     # the same numbers, a third faster on a CPU
+    video.vae.encoder.to(memory_format=video.memory_format)
     audio = AudioCodec.from_folder(s.audio_vae_path, s.vocoder_path, device=device, dtype=dtype)
     if audio.sample_rate != s.sample_rate:
         raise CacheError(f"sample_rate: {s.sample_rate} is set, but {s.audio_vae_path} works at "
                          f"{audio.sample_rate}. Set sample_rate: {audio.sample_rate}.")
     clip = load_conditioner(s.clip, device) if s.clip.enabled else None
     clock = Timeline.from_seconds(s.seconds, s.fps, s.sample_rate, video.grid(s.height, s.width), audio.grid())
+    if said := too_little(clock, s.seconds, s.min_seconds): raise CacheError(f"seconds: {said}. Ask for longer clips.")
     return Encoders(video, audio, clip, clock, _recipe(s, video, audio, clip, dtype))
 
 # %% ../../nbs/day02_cache/04_encode.ipynb #cfdb83c0

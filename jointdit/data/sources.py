@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['MEDIA', 'KEYS', 'SLACK', 'Entry', 'Problem', 'safe_id', 'read_jsonl', 'read_folder', 'split_entries', 'find_entries',
-           'spans', 'starts', 'Window', 'plan']
+           'spans', 'starts', 'Window', 'too_little', 'plan']
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #636a250b
+# %% ../../nbs/day02_cache/02_sources.ipynb #8ea0c10b
 import hashlib
 import json
 import re
@@ -18,7 +18,7 @@ from ..core import CacheError, derive_seed
 from .media import MediaInfo, probe
 from ..timeline import Timeline
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #30c8d8d2
+# %% ../../nbs/day02_cache/02_sources.ipynb #666a5a87
 @dataclass
 class Entry:
     "What is to be cached: one line of a metadata.jsonl, or one file of a folder."
@@ -32,7 +32,7 @@ class Entry:
     extras: dict = field(default_factory=dict)
     part: str = ""                  # of a folder with one file only: "train" or "val" takes its share of the windows
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #32b8482a
+# %% ../../nbs/day02_cache/02_sources.ipynb #10ebf548
 @dataclass
 class Problem:
     "Something that a user should know about one clip."
@@ -43,14 +43,14 @@ class Problem:
     def to_dict(self): return asdict(self)
     def __str__(self): return self.reason if self.reason.startswith(self.where) else f"{self.where}: {self.reason}"
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #e21a9b91
+# %% ../../nbs/day02_cache/02_sources.ipynb #f4ee5415
 MEDIA = {".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".flv", ".wmv", ".3gp",
          ".gif",
          ".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac", ".opus"}
 KEYS = {"video": ("video", "video_path", "file_name"), "audio": ("audio", "audio_path"),
         "image": ("image_path", "image")}
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #ce1441c9
+# %% ../../nbs/day02_cache/02_sources.ipynb #93cd9341
 def _path(row, kind, folder):
     "The path that a line gives for its video, audio or image, relative to the file that lists it."
     given = next((row.pop(n) for n in KEYS[kind] if row.get(n) is not None), None)
@@ -58,7 +58,7 @@ def _path(row, kind, folder):
         raise ValueError(f"{kind} must be a path, not {given!r}")
     return folder / given if given else None
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #98b5a052
+# %% ../../nbs/day02_cache/02_sources.ipynb #547323ab
 def _captions(row) -> list:
     "The main caption and all others, without repeats."
     main, more = row.pop("caption", None), row.pop("captions", None) or []
@@ -67,13 +67,13 @@ def _captions(row) -> list:
         raise ValueError(f"captions must be text, found {said!r:.60}")
     return list(dict.fromkeys(c.strip() for c in said if c and c.strip()))
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #c7c9fd8f
+# %% ../../nbs/day02_cache/02_sources.ipynb #e52e0b2f
 def safe_id(name) -> str:
     "A name that can be a file name: what cannot stay becomes `_`, with a hash so that two names never meet."
     clean = re.sub(r"[^\w.-]+", "_", str(name)).lstrip(".")[:100]
     return clean if clean == str(name) else f"{clean}-{derive_seed('id', str(name)) & 0xffffff:06x}"
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #443f2047
+# %% ../../nbs/day02_cache/02_sources.ipynb #077b2413
 def _entry(row, folder, where) -> Entry:
     "One decoded line of a metadata.jsonl. Raises ValueError in words."
     if not isinstance(row, dict): raise ValueError(f"expected an object {{...}}, found {str(row)[:40]!r}")
@@ -86,7 +86,7 @@ def _entry(row, folder, where) -> Entry:
     events = row.pop("events", None)
     return Entry(safe_id(name), where, **paths, captions=_captions(row), events=events, extras=row)
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #dc21a3c6
+# %% ../../nbs/day02_cache/02_sources.ipynb #387347eb
 def _line(line, folder, where):
     "An `Entry` from one line, or the `Problem` with it."
     try: return _entry(json.loads(line), folder, where)
@@ -94,7 +94,7 @@ def _line(line, folder, where):
     except json.JSONDecodeError as e: return Problem(None, where, f"is not JSON ({e.msg} at column {e.colno})")
     except ValueError as e: return Problem(None, where, str(e))
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #5483d237
+# %% ../../nbs/day02_cache/02_sources.ipynb #3c5266af
 def read_jsonl(
     path,       # metadata.jsonl
 ):              # (entries, problems)
@@ -109,7 +109,7 @@ def read_jsonl(
         seen.setdefault(e.id, n)
     return entries, problems
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #4bf78545
+# %% ../../nbs/day02_cache/02_sources.ipynb #5266d2fa
 def _files(folder):
     "Media files below a folder, in a fixed order, but for hidden ones."
     found = (p for p in folder.rglob("*") if p.suffix.lower() in MEDIA and p.is_file())
@@ -122,7 +122,7 @@ def _beside(p):
     said = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
     return [said] if said else []
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #ba587a07
+# %% ../../nbs/day02_cache/02_sources.ipynb #4f6880f9
 def read_folder(folder) -> list:    # of Entry
     "Every media file below a folder; a text file of the same name beside it is its caption."
     folder = Path(folder)
@@ -131,7 +131,7 @@ def read_folder(folder) -> list:    # of Entry
     names = {p: p.relative_to(folder).as_posix() if n in twice else n for p, n in short.items()}
     return [Entry(safe_id(n.replace("/", "__")), str(p), video=p, captions=_beside(p)) for p, n in names.items()]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #76cd5fa6
+# %% ../../nbs/day02_cache/02_sources.ipynb #bb02f45e
 def split_entries(
     entries,            # of one source that is not split yet
     split: str,         # "train" or "val"
@@ -146,7 +146,7 @@ def split_entries(
     if len(val) == len(rank): val.discard(max(rank, key=rank.get))
     return [e for e in entries if e.extras.get("split", "val" if e.id in val else "train") == split]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #b6afbfd1
+# %% ../../nbs/day02_cache/02_sources.ipynb #9438d673
 def find_entries(
     data_root,              # folder with {split}/metadata.jsonl, or metadata.jsonl, or just videos; or a .jsonl file
     split: str,
@@ -166,13 +166,13 @@ def find_entries(
     else: entries, problems = _some(read_folder(root), [], root)
     return split_entries(entries, split, val_fraction), problems
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #9d11e3dd
+# %% ../../nbs/day02_cache/02_sources.ipynb #39822901
 def _some(entries, problems, where):
     if entries or problems: return entries, problems
     raise CacheError(f"{where}: no clips. Expected a metadata.jsonl with lines like "
                      '{"id": "a", "video": "a.mp4", "caption": "..."}, or video files.')
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #4e1aea4a
+# %% ../../nbs/day02_cache/02_sources.ipynb #5b7db8ee
 def spans(picture, sound, shortest):
     "(first second, last second, picture, sound): where both are, or the longer alone when they hardly meet."
     tracks = [t for t in (picture and picture.picture, sound and sound.sound) if t]
@@ -182,7 +182,7 @@ def spans(picture, sound, shortest):
     if v.end - v.start >= min(shortest, a.end - a.start): return v.start, v.end, picture, None
     return a.start, a.end, None, sound
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #b9afbe89
+# %% ../../nbs/day02_cache/02_sources.ipynb #1056624e
 SLACK = 0.02    # seconds that may be missing at the end of a window: less than half a frame
 
 def starts(
@@ -198,7 +198,7 @@ def starts(
     if len(own) > most: own = [own[i] for i in np.linspace(0, len(own) - 1, most).round().astype(int)]
     return [(i, i * seconds) for i in own]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #86472a22
+# %% ../../nbs/day02_cache/02_sources.ipynb #626c2851
 @dataclass
 class Window:
     "One clip to be: some seconds of an entry."
@@ -210,7 +210,7 @@ class Window:
     sound: MediaInfo | None
     key: str                        # changes when the source, the caption or the cut changes
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #513199bf
+# %% ../../nbs/day02_cache/02_sources.ipynb #84783722
 def _fingerprint(path) -> list:
     "Size and both ends of a file: enough to see that it was replaced, quick even for a film."
     end = 1 << 20
@@ -221,7 +221,7 @@ def _fingerprint(path) -> list:
         h.update(f.read())
     return [path.name, size, h.hexdigest()]
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #3da57950
+# %% ../../nbs/day02_cache/02_sources.ipynb #a90fa9db
 def _tracks(e: Entry):
     "(file with the picture, file with the sound), each None where there is none. Raises MediaError, ValueError."
     for p in (e.video, e.audio, e.image):
@@ -231,7 +231,7 @@ def _tracks(e: Entry):
     if e.audio and not other.sound: raise ValueError(f"{e.audio} has no sound")
     return info if info and info.picture else None, other if other and other.sound else None
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #1f24deb4
+# %% ../../nbs/day02_cache/02_sources.ipynb #176af8a1
 def _window(e, s, name, start, clock, picture, sound) -> Window:
     "A window with its key."
     files = [_fingerprint(p) for p in dict.fromkeys((e.video, e.audio, e.image)) if p]
@@ -239,7 +239,15 @@ def _window(e, s, name, start, clock, picture, sound) -> Window:
             s.silence_db]
     return Window(name, e, start, clock, picture, sound, f"{derive_seed('source', said):016x}")
 
-# %% ../../nbs/day02_cache/02_sources.ipynb #f2908c69
+# %% ../../nbs/day02_cache/02_sources.ipynb #3a92ca17
+def too_little(clock: Timeline, seconds: float, shortest: float) -> str | None:
+    "What is wrong when the whole latents that fit into `seconds` are much shorter than was asked for."
+    if clock.seconds + 1 / float(clock.fps) >= min(seconds, shortest): return None
+    v = clock.video
+    return (f"{seconds:.2f} s hold only {clock.n_frames} frame(s) in whole latents, {clock.seconds:.2f} s: this video codec takes "
+            f"{v.first} + {v.stride}k frames at {clock.fps} fps; min_seconds is {shortest}")
+
+# %% ../../nbs/day02_cache/02_sources.ipynb #eed27997
 def plan(
     e: Entry,
     s,                  # CacheSettings
@@ -255,5 +263,6 @@ def plan(
     if not cuts:
         cuts, rates = [(0, 0.)], (clock.fps, clock.sample_rate, clock.video, clock.audio)
         clock = Timeline.from_seconds(hi - lo + SLACK, *rates)
+        if said := too_little(clock, hi - lo, s.min_seconds): raise ValueError(said)
     many = hi - lo >= 2 * clock.seconds
     return [_window(e, s, f"{name}_w{i:03d}" if many else name, lo + t, clock, picture, sound) for i, t in cuts]
