@@ -6,7 +6,7 @@
 __all__ = ['tensor_hash', 'frozen_tensors', 'frozen_hash', 'FrozenProof', 'group_changes', 'train_stage', 'stage_settings',
            'run_stage']
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #1be725b6
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #93ea9b5b
 import hashlib
 from pathlib import Path
 
@@ -18,25 +18,25 @@ from ..settings import load_settings
 from .checkpoint import read_weights
 from .trainer import Trainer, TrainResult, TrainSettings, train
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #506e4686
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #0232836a
 def tensor_hash(x) -> bytes:
     "Hash of a tensor's bytes."
     flat = x.detach().cpu().contiguous().reshape(-1)
     return hashlib.blake2b(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"", digest_size=16).digest()
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #2e5282e8
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #7d545882
 def frozen_tensors(model) -> dict:
     "Name -> tensor of all that must not move: parameters without gradient, and buffers such as the latents' statistics."
     return {n: p for n, p in model.named_parameters() if not p.requires_grad} | dict(model.named_buffers())
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #3207080a
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #ab8517db
 def frozen_hash(model) -> str:
     "One fingerprint of everything frozen: 16 hex digits."
     h = hashlib.blake2b(digest_size=8)
     for n, x in sorted(frozen_tensors(model).items()): h.update(n.encode() + b"\0" + tensor_hash(x))
     return h.hexdigest()
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #7abda0a6
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #d9ce24f0
 class FrozenProof:
     "A callback that proves at the end what was frozen, and shows what moved. Raises TrainError."
     def __init__(self): self.moved, self.start = {}, None
@@ -44,7 +44,7 @@ class FrozenProof:
     def __call__(self, run: Trainer, event: str):
         if event == "start":
             now = frozen_hash(run.model)
-            self.begin = {n: p.detach().clone() for n, p in run.params.items()}
+            self.begin = {n: p.detach().to("cpu", copy=True) for n, p in run.params.items()}
             self._compare(run, run.extras.setdefault("frozen", now), now, "resumed with")
         if event == "end": self._end(run)
 
@@ -53,7 +53,7 @@ class FrozenProof:
         raise TrainError(f"{run.folder}: frozen tensors have changed ({then} at the start, {how} {now}): the groups of the settings "
                          "are not those that this run began with, or something wrote to the model. Start again with --no-resume.")
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #aadde1db
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #9a9dc18b
 def group_changes(
     model,
     begin: dict,  # name -> tensor as it was
@@ -62,12 +62,12 @@ def group_changes(
     params, out = dict(model.named_parameters()), {}
     for g, names in model.param_groups_named().items():
         own = [n for n in names if n in begin]
-        moved = sum(float((params[n].detach() - begin[n]).square().sum()) for n in own)
+        moved = sum(float((params[n].detach().to(begin[n].device) - begin[n]).square().sum()) for n in own)
         size = sum(float(begin[n].square().sum()) for n in own)
         if names: out[g] = (moved / size)**.5 if size else 0.
     return out
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #1053c546
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #066bd52c
 @patch
 def _end(self: FrozenProof, run):
     "Compare, measure and say."
@@ -78,7 +78,7 @@ def _end(self: FrozenProof, run):
     run.say(f"proof: {len(frozen)} frozen tensors ({size:,} numbers) have hash {run.extras['frozen']} at the start and {now} at the end: equal")
     run.say("proof: moved " + ", ".join(f"{g} {x:.3f}" for g, x in self.moved.items()) + " of its size in this session")
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #0fbd7cd8
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #4c047c52
 def train_stage(
     settings: TrainSettings,
     callbacks=(),  # further functions of (trainer, event)
@@ -86,14 +86,14 @@ def train_stage(
     "Train a stage and prove what was frozen. Raises as `train` does."
     return train(settings, [FrozenProof(), *callbacks])
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #a3e72cf5
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #189c48e7
 def _pairs(sets):
     "['optim.clip=0.5'] -> {'optim.clip': '0.5'}. Raises SettingsError."
     for x in sets:
         if "=" not in x: raise SettingsError(f"--set {x}: write it as key=value, for instance --set optim.clip=0.5")
     return dict(x.split("=", 1) for x in sets)
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #61d2c92a
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #1ad87d9f
 def stage_settings(
     stage: str,  # "A" or "B"
     cfg,         # YAML file
@@ -108,7 +108,7 @@ def stage_settings(
                             f"Give it configs/{'day05_train' if stage == 'A' else 'day07_trainB'}.yaml, or use the other script.")
     return loaded
 
-# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #d38c6da0
+# %% ../../nbs/day07_stage_b/00_stage_b.ipynb #d629b219
 def run_stage(
     stage: str,
     cfg,
