@@ -7,6 +7,7 @@ import torch
 import expert_helpers as H
 from jointdit.assets.clip import ClipSettings
 from jointdit.assets.conditioner import load_conditioner
+from jointdit.core import ModelError
 from jointdit.model.joint import build_model
 from jointdit.sample.guidance import Guidance
 from jointdit.sample.solvers import SamplerSettings, sample_latents, start_noise
@@ -97,21 +98,59 @@ def same(mine, theirs):
     assert torch.allclose(mine, theirs, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("scale", [1., 2.5])
-def test_stable_video_diffusion(folders, conditioner, model, scale, monkeypatch):
+def video_pipeline(folder, monkeypatch, **more):
+    "Latents of the official pipeline for our picture, with the noise on it that our cache would draw."
     from diffusers import StableVideoDiffusionPipeline
     from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as module
     from PIL import Image
-    ctx, frame = conditioner.image(picture()), picture()[0]
-    pipe = StableVideoDiffusionPipeline.from_pretrained(folders[0])
+    frame, pipe = picture()[0], StableVideoDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    made = conditioner.voices[0]
-    monkeypatch.setattr(module, "randn_tensor", lambda shape, **k: made_noise(frame))      # the noise on the picture that our cache would draw
-    theirs = pipe(Image.fromarray(frame.numpy()), height=64, width=64, num_frames=3, num_inference_steps=STEPS, min_guidance_scale=scale, max_guidance_scale=scale, fps=7,
-                  latents=start_noise(CLOCK, [0])["v"], output_type="latent").frames
-    g = Guidance(type="jointcfg", weight_v=0, weight_a=0, weight_txt=0, weight_img=scale - 1, rescale=0)
-    same(ours(model, g, i_ctx=ctx)[0], theirs)
-    assert made.noise_aug == model.video.settings.noise_aug == .02
+    monkeypatch.setattr(module, "randn_tensor", lambda shape, **k: made_noise(frame))
+    return pipe(Image.fromarray(frame.numpy()), height=64, width=64, num_frames=3, num_inference_steps=STEPS, fps=7, latents=start_noise(CLOCK, [0])["v"], output_type="latent", **more).frames
+
+
+def only(**weights): return Guidance(**dict(type="jointcfg", weight_v=0, weight_a=0, weight_txt=0, weight_img=0, rescale=0) | weights)
+
+
+@pytest.mark.parametrize("scales,weight", [((1., 1.), 0), ((2.5, 2.5), 1.5), (None, (0, 2)), ((2., 1.5), [1, .5])])
+def test_stable_video_diffusion(folders, conditioner, model, scales, weight, monkeypatch):
+    "Without scales the pipeline takes its own: rising from 1 to 3 over the frames."
+    more = dict(min_guidance_scale=scales[0], max_guidance_scale=scales[1]) if scales else {}
+    same(ours(model, only(weight_img=weight), i_ctx=conditioner.image(picture()))[0], video_pipeline(folders[0], monkeypatch, **more))
+
+
+def with_noise(model, amount):
+    "The same expert, told another amount of noise."
+    import copy
+    m = copy.copy(model)
+    m._modules = dict(model._modules)
+    m.video = copy.copy(model.video)
+    m.video.settings = model.video.settings.model_copy(update=dict(noise_aug=amount))
+    return m
+
+
+def test_noise_on_the_picture_is_one_number(folders, conditioner, model, monkeypatch):
+    clip = dict(experts=[str(f) for f in folders])
+    other = load_conditioner(ClipSettings(**clip, noise_aug=.3))
+    usual, more = conditioner.image(picture()), other.image(picture())
+    assert (usual.more["svd.latent"] - more.more["svd.latent"]).abs().max() > 1e-3 and more.more["svd.noise_aug"].tolist() == [[pytest.approx(.3)]]
+    assert torch.equal(usual.more["svd.embedding"], more.more["svd.embedding"])
+    told, plain = with_noise(model, .3), only()
+    theirs = video_pipeline(folders[0], monkeypatch, noise_aug_strength=.3)       # both: noise on the latent, and the number
+    same(ours(told, only(weight_img=(0, 2)), i_ctx=more)[0], theirs)
+    for m, ctx in ((model, more), (told, usual)):
+        with pytest.raises(ModelError, match="noise_aug"): ours(m, plain, i_ctx=ctx)
+    old = usual.each(lambda x: x); del old.more["svd.noise_aug"]                  # a cache from before the amount was written down
+    assert torch.equal(ours(model, plain, i_ctx=old)[0], ours(model, plain, i_ctx=usual)[0])
+    with pytest.raises(ModelError, match="noise_aug"): ours(told, plain, i_ctx=old)
+
+
+def test_the_fingerprint_names_only_an_unusual_noise(folders, conditioner):
+    from hashlib import blake2b
+    from jointdit.assets.video_codec import fingerprint
+    files = [p for f, v in zip(folders, conditioner.voices) for k in v.parts for p in sorted((f/k).glob("*")) if p.suffix in (".json", ".safetensors", ".model", ".txt")]
+    assert conditioner.fingerprint == blake2b(f"{conditioner.clip.fingerprint} {fingerprint(*files)}".encode(), digest_size=8).hexdigest()
+    assert load_conditioner(ClipSettings(experts=[str(f) for f in folders], noise_aug=.1)).fingerprint != conditioner.fingerprint
 
 
 def made_noise(frame):
@@ -120,18 +159,61 @@ def made_noise(frame):
     return torch.randn(1, 3, 64, 64, generator=named_rng("noise on a picture", blake2b(frame.numpy().tobytes()).hexdigest()))
 
 
-@pytest.mark.parametrize("scale", [1., 3.5])
-def test_audioldm2(folders, conditioner, model, scale):
+PROMPT = "a ball bounces on steel"
+
+
+@pytest.fixture(scope="module")
+def audio_pipeline(folders):
+    "Latents of the official pipeline for our prompt."
     from diffusers import AudioLDM2Pipeline
     pipe = AudioLDM2Pipeline.from_pretrained(folders[1])
     pipe.set_progress_bar_config(disable=True)
-    prompt, negative = "a ball bounces on steel", "a low steel ball bounces"       # of equal length, as words: the pipeline pads the negative to the prompt
-    more = dict(negative_prompt=negative) if scale > 1 else {}
-    theirs = pipe(prompt, audio_length_in_s=CLOCK.n_audio_latents*.04, num_inference_steps=STEPS, guidance_scale=scale, latents=start_noise(CLOCK, [0])["a"],
-                  output_type="latent", **more).audios
-    g = Guidance(type="jointcfg", weight_v=0, weight_a=0, weight_txt=0, weight_img=0, weight_neg_txt=scale - 1, rescale=0)
-    text = dict(t_ctx=conditioner.text([prompt])) | (dict(neg_ctx=conditioner.text([negative])) if scale > 1 else {})
-    same(ours(model, g, **text)[1], theirs)
+    return lambda scale, **more: pipe(PROMPT, audio_length_in_s=CLOCK.n_audio_latents*.04, num_inference_steps=STEPS, guidance_scale=scale, latents=start_noise(CLOCK, [0])["a"],
+                                      output_type="latent", **more).audios
+
+
+def test_audioldm2(conditioner, model, audio_pipeline):
+    "Alone or beside itself, a prompt says the same."
+    theirs = audio_pipeline(1.)
+    for ctx in (conditioner.text([PROMPT]), conditioner.text([PROMPT], beside=[PROMPT])): same(ours(model, only(), t_ctx=ctx)[1], theirs)
+
+
+@pytest.mark.parametrize("branch_batch", [0, 1])
+def test_audioldm2_with_its_usual_guidance(conditioner, model, audio_pipeline, branch_batch):
+    "No negative prompt: the pipeline sets the prompt against an empty one, filled up to the prompt's length."
+    ctx, theirs = conditioner.text([PROMPT], beside=[PROMPT]), audio_pipeline(3.5)
+    same(ours(model, only(weight_txt=2.5, branch_batch=branch_batch), t_ctx=ctx)[1], theirs)
+    alone = ours(model, only(weight_txt=2.5), t_ctx=conditioner.text([PROMPT]))[1]
+    assert (alone - theirs).abs().max() > .1         # training's silence, which is why the prompt brings its own
+
+
+@pytest.mark.parametrize("negative", ["", "low", "a low steel ball bounces", "a low ball bounces on a low steel ball on steel"])
+def test_audioldm2_with_a_negative_prompt(conditioner, model, audio_pipeline, negative):
+    "Shorter, as long as the prompt, and longer (which the pipeline cuts)."
+    from jointdit.assets.conditioner import cut_beside
+    ctx = dict(t_ctx=conditioner.text([PROMPT], beside=[PROMPT]), neg_ctx=conditioner.text([negative], beside=[PROMPT]))
+    same(ours(model, only(weight_neg_txt=2.5), **ctx)[1], audio_pipeline(3.5, negative_prompt=negative))
+    assert bool(cut_beside(conditioner, negative, PROMPT)) == (len(negative.split()) > len(PROMPT.split()))
+
+
+def test_silence_and_a_negative_prompt_in_one_call(conditioner, model):
+    "The rows of one call do not disturb each other, whatever the lengths of their texts."
+    ctx = dict(t_ctx=conditioner.text([PROMPT], beside=[PROMPT]), neg_ctx=conditioner.text(["low"], beside=[PROMPT]))
+    for once in (0, 1):
+        got = ours(model, only(weight_txt=1, weight_neg_txt=1, branch_batch=once), **ctx)[1]
+        if once: assert torch.allclose(got, before, atol=1e-4)
+        before = got
+
+
+def test_silences_of_several_prompts(conditioner):
+    "A batch of prompts: each brings the silence that belongs to it."
+    both, one = conditioner.text(["a ball", PROMPT], beside=["a ball", PROMPT]), conditioner.text(["a ball"], beside=["a ball"])
+    for k in ("generated", "t5"):
+        a, b = both.more[f"audioldm2.{k}.absent"][:1], one.more[f"audioldm2.{k}.absent"]
+        assert torch.allclose(a[:, :b.shape[1]], b, atol=1e-6)
+    assert both.more["audioldm2.t5_mask.absent"].sum(1).tolist() == [1, 1]
+    assert not torch.allclose(both.more["audioldm2.generated.absent"][0], both.more["audioldm2.generated.absent"][1], atol=1e-2)
+    assert not any(k.endswith(".absent") for k in conditioner.text([PROMPT]).more)      # a cache keeps texts alone
 
 
 def test_their_schedules_were_read_from_the_folders(model):
@@ -168,7 +250,7 @@ def test_from_clips_to_a_clip_and_again(folders, tmp_path):
     "Cache, Stage A, sampling with a picture, card and replay: the commands of the native model, with published experts."
     from jointdit.data.cache import CacheSettings, build_cache
     from jointdit.data.media import write_video
-    from jointdit.sample.infer import generate, replay
+    from jointdit.sample.infer import generate, load_kit, prepare, replay
     from jointdit.sample.request import InferSettings
     from jointdit.toyworld import make_clip, write_dataset
     from jointdit.train.stage import train_stage
@@ -183,7 +265,11 @@ def test_from_clips_to_a_clip_and_again(folders, tmp_path):
     a = train_stage(TrainSettings(data=dict(cache_dir=str(tmp_path/"cache"), batch_size=2), max_steps=1, runtime=cpu, groups=[dict(match="joint", lr=1e-3), dict(match="cond", lr=1e-3)],
                                   model=dict(width_v=32, width_a=32, heads=2, head_dim=16, n_text=24, n_image=8, cond_width=16) | experts, output=out))
     Image.fromarray(make_clip(1).frames[0]).save(tmp_path/"first.png")
-    s = InferSettings(ckpt=str(a.checkpoint), prompt="a ball", steps=2, out_dir=str(tmp_path/"out"), clip=clip | dict(image_path=str(tmp_path/"first.png")), runtime=cpu, **codecs)
-    r = generate(s, say=lambda line: None)[0]
-    assert len(r.frames) == 6 and len(r.wave) == 8000 and r.card["evaluations"] > 2
+    s = InferSettings(ckpt=str(a.checkpoint), prompt="a ball", negative_prompt="low ball on steel", steps=2, out_dir=str(tmp_path/"out"), clip=clip | dict(image_path=str(tmp_path/"first.png")),
+                      runtime=cpu, guidance=dict(weight_neg_txt=.5, weight_img=[0, 2]), **codecs)
+    kit = load_kit(s)
+    job = prepare(s, kit)
+    assert {"audioldm2.t5.absent"} <= set(job.text.more) & set(job.negative.more) and any("does not hear" in n for n in job.notes)
+    r = generate(s, kit, say=lambda line: None)[0]
+    assert len(r.frames) == 6 and len(r.wave) == 8000 and r.card["evaluations"] > 2 and r.card["settings"]["guidance"]["weight_img"] == [0., 2.]
     assert (replay(r.card_path, tmp_path/"again", say=lambda line: None).frames == r.frames).all()

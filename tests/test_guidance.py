@@ -7,8 +7,8 @@ from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
 from jointdit.sample.exact import GaussianPair
-from jointdit.sample.guidance import (Branch, Conditions, Guidance, JointCFG, ask_branches, combine, guidance_notes, plan_branches,
-                                      same_context)
+from jointdit.sample.guidance import (Branch, Conditions, Guidance, JointCFG, along, ask_branches, combine, guidance_notes, middle, plan_branches,
+                                      same_context, times, weight_words)
 from sample_helpers import one_hot
 
 BLOBS = [[-2., -2.], [0., 2.], [2., -2.]]
@@ -124,6 +124,51 @@ def test_notes():
     assert "jointcfg_star" in guidance_notes(Guidance(type="jointcfg_star", weight_neg_txt=1), True)[0]
 
 
-@pytest.mark.parametrize("bad", [dict(type="cfg"), dict(weight_v="much"), dict(rescale=2), dict(weight_text=1), dict(interval=[0]), dict(branch_batch=-1)])
+@pytest.mark.parametrize("bad", [dict(type="cfg"), dict(weight_v="much"), dict(rescale=2), dict(weight_text=1), dict(interval=[0]), dict(branch_batch=-1),
+                                 dict(weight_img="much"), dict(weight_img=True), dict(weight_img=51), dict(weight_img=[0, 51]), dict(weight_img=[]), dict(weight_img=[0, 1, 2]), dict(weight_img=[0, "1"]),
+                                 dict(weight_img=float("nan")), dict(weight_v=[0, 1])])
 def test_bad_settings(bad):
     with pytest.raises(ValidationError): Guidance(**bad)
+
+
+def test_a_pair_of_weights_rises_along_the_time_of_each_stream():
+    v, a = along((0., 2.), torch.zeros(2, 3, 4, 8, 8), "v"), along((0., 2.), torch.zeros(2, 8, 5, 16), "a")
+    assert v.shape == (1, 3, 1, 1, 1) and v.flatten().tolist() == [0, 1, 2] and a.shape == (1, 1, 5, 1) and a.flatten().tolist() == [0, .5, 1, 1.5, 2]
+    assert along((0., 2.), torch.zeros(1, 1, 4, 8, 8), "v").tolist() == [[[[[0.]]]]] and along(1.2, v, "v") == 1.2
+
+
+def test_a_pair_of_equal_weights_is_that_weight():
+    class Loud:                                   # frames and sound that know whether there is a picture
+        def __call__(self, v, a, tv, ta, clock, i_ctx=None, drop_image=None, **k):
+            heard = torch.ones(len(v)) if drop_image is None else 1 - drop_image.float()
+            return v * 0 + heard.view(-1, 1, 1, 1, 1), a * 0 + heard.view(-1, 1, 1, 1)
+    x, t = dict(v=torch.randn(2, 3, 1, 2, 2), a=torch.randn(2, 1, 5, 2)), dict(v=torch.full((2,), .5), a=torch.full((2,), .5))
+    def guided(w):
+        g = Guidance(weight_v=0, weight_a=0, weight_txt=0, weight_img=w, rescale=0)
+        return JointCFG(Loud(), None, Conditions(image=one_hot(0, 2)), g)(x, t, .5)[0]
+    for s in "va": assert torch.equal(guided([1, 1])[s], guided(1)[s])
+    assert guided([0, 2])["v"][0, :, 0, 0, 0].tolist() == [1, 2, 3] and guided([0, 2])["a"][0, 0, :, 0].tolist() == [1, 1.5, 2, 2.5, 3]
+
+
+@pytest.mark.parametrize("w,runs", [((0, 0), False), ((0, 2), True), ([2, 0], True), ([1], True)])
+def test_a_pair_runs_its_branch_unless_it_is_nothing(w, runs):
+    g = Guidance(weight_img=w)
+    assert ("no_image" in names(g, image=True)) == runs and Guidance(**g.model_dump(mode="json")) == g and Guidance(**g.model_dump()) == g
+    assert names(Guidance(weight_v=0, weight_a=0, weight_txt=0, weight_img=w), free=("a",), image=True) == ["full"] + ["no_image"] * runs
+
+
+def test_words_about_weights():
+    assert (weight_words(1.), weight_words((0., 2.)), weight_words([0, 2])) == ("1", "0 to 2", "0 to 2")
+    assert times((0., 2.), 2) == (0., 4.) and times(1.5, 2) == 3. and middle((0., 2.)) == 1. and middle(1.2) == 1.2
+
+
+def test_a_pair_from_the_environment_and_the_command_line(tmp_path):
+    from jointdit.sample.request import load_request
+    ask = lambda env={}, *told: load_request(tmp_path/"r.yaml", {}, told, env, lambda line: None).guidance.weight_img
+    (tmp_path/"r.yaml").write_text("guidance: {weight_img: [0.0, 2.0]}\n")
+    assert ask() == (0., 2.) and ask({"JOINTDIT_WI": "5"}) == 5. and ask({"JOINTDIT_WI": "1, 3"}) == (1., 3.) and ask({}, "guidance.weight_img=[0, 1]") == (0., 1.)
+
+
+def test_the_proof_scales_and_prints_a_pair():
+    from jointdit.proof.plan import scaled
+    assert scaled(Guidance(weight_img=[0, 2]), 2).weight_img == (0., 4.) and scaled(Guidance(weight_img=[0, 2]), 0).weight_img == (0., 0.)

@@ -25,7 +25,7 @@ TOY_CLIP = ("toy-ViT-8", "toy:clip")
 CLIP_HOME = "assets/models/clip"
 MIRRORED = {("ViT-B-16", "openai"), ("ViT-H-14", "laion2b_s32b_b79k")}  # pairs that `make assets` fetches
 
-# %% ../../nbs/day01_assets/04_clip.ipynb #0a4544ae
+# %% ../../nbs/day01_assets/04_clip.ipynb #b4e903d1
 class ClipSettings(Strict):
     "The `clip:` block of the caching and inference YAML."
     enabled: bool = Field(True, description="encode text and images with CLIP; false: train and sample without")
@@ -34,6 +34,7 @@ class ClipSettings(Strict):
     pretrained: str = Field(TOY_CLIP[1], validation_alias=AliasChoices("pretrained", "model_path"),
                             description="open_clip tag (openai), local folder or file, or toy:clip; alias: model_path")
     experts: list[str] = Field([], description="folders of pretrained experts whose own encoders are asked too, such as assets/models/svd and assets/models/audioldm2")
+    noise_aug: float = Field(.02, ge=0, le=10, description="noise that Stable Video Diffusion's encoder puts on the picture; another amount needs the same number in model.expert_v.noise_aug, and a cache of its own")
     image_path: str | None = Field(None, description="a still that conditions the clip")
     use_image_firstframe: bool = Field(False, description="take the image from ref_meta's img_firstframe")
 

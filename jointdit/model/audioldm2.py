@@ -3,14 +3,16 @@
 # %% auto #0
 __all__ = ['AudioLDM2Expert']
 
-# %% ../../nbs/day03_experts/08_audioldm2.ipynb #41b26a1d
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #2907d513
 from dataclasses import replace
+from types import SimpleNamespace
 import torch
 from fastcore.basics import patch
-from .pretrained import ChainState
+from ..core import Context
+from .pretrained import ChainState, _grown
 from .svd import UNetExpert
 
-# %% ../../nbs/day03_experts/08_audioldm2.ipynb #740bdb5e
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #eb99cf91
 class AudioLDM2Expert(UNetExpert):
     "AudioLDM2's U-Net (Liu et al. 2023)."
     sources, halved = {"generated": "text.audioldm2.generated", "t5": "text.audioldm2.t5"}, (True, True, False)
@@ -25,7 +27,7 @@ class AudioLDM2Expert(UNetExpert):
         summary, words = [d for d in dims[:2] if d], [d for d in dims[2:] if d]
         return {"generated": (8, summary[0])} | ({"t5": (1, words[0])} if words else {})
 
-# %% ../../nbs/day03_experts/08_audioldm2.ipynb #4069b553
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #c7195b0f
 @patch
 def residual(self: AudioLDM2Expert, block, x, s): return block(x, s.args["emb"])
 
@@ -36,15 +38,27 @@ def attend(self: AudioLDM2Expert, block, which, x, s):
         x = block.attentions[i](x, encoder_hidden_states=told, encoder_attention_mask=bias, return_dict=False)[0]
     return x
 
-# %% ../../nbs/day03_experts/08_audioldm2.ipynb #a93042b6
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #3b2db29a
+def _silenced(cond):
+    "The same conditions, in which a dropped text already says what its own silence says, if the context knows it."
+    ctx, drop = getattr(cond, "given", {}).get("text", (None, None))
+    known = [k for k in (ctx.more if ctx else ()) if f"{k}.absent" in ctx.more]
+    if drop is None or not known: return cond
+    def row(a, b):
+        n = max(a.shape[1], b.shape[1])
+        return torch.where(drop.view(-1, *[1] * (a.ndim - 1)), _grown(a, n), _grown(b, n))
+    more = ctx.more | {k: row(ctx.more[f"{k}.absent"], ctx.more[k]) for k in known}
+    return SimpleNamespace(given=cond.given | {"text": (Context(ctx.pooled, ctx.tokens, ctx.mask, more), None)})
+
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #ab0b883c
 @patch
 def _told(self: AudioLDM2Expert, key, cond, B):
     "(tokens, bias of their mask or None) of one of the two texts."
     if key not in self.conditions(): return None, None
-    (x, mask), own = self.condition(key, cond, B), self._format()
+    (x, mask), own = self.condition(key, _silenced(cond), B), self._format()
     return x.to(own), None if mask is None else ((1 - mask.to(own)) * -10000.).unsqueeze(1)
 
-# %% ../../nbs/day03_experts/08_audioldm2.ipynb #d38dc962
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #ea7dc2dd
 @patch
 def enter(self: AudioLDM2Expert, state: ChainState, x, t, cond) -> ChainState:
     "The input layer: step, texts, first convolution."
@@ -56,7 +70,7 @@ def enter(self: AudioLDM2Expert, state: ChainState, x, t, cond) -> ChainState:
     x = self.net.conv_in(z)
     return replace(state, x=x, args=args, skips=(x,), tied=True)
 
-# %% ../../nbs/day03_experts/08_audioldm2.ipynb #9e79049d
+# %% ../../nbs/day03_experts/08_audioldm2.ipynb #e4f91074
 @patch
 def leave(self: AudioLDM2Expert, s: ChainState): return s.x
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['UNetExpert', 'SVDExpert']
 
-# %% ../../nbs/day03_experts/07_svd.ipynb #a8bc3939
+# %% ../../nbs/day03_experts/07_svd.ipynb #816380f3
 from dataclasses import replace
 import torch
 from fastcore.basics import patch
@@ -11,7 +11,7 @@ from ..core import ModelError
 from .cut import unet_layers
 from .pretrained import ChainState, PretrainedExpert
 
-# %% ../../nbs/day03_experts/07_svd.ipynb #21a097a4
+# %% ../../nbs/day03_experts/07_svd.ipynb #ed77ec38
 class UNetExpert(PretrainedExpert):
     "The walk through a diffusers U-Net; subclasses give `residual`, `attend` and `enter`."
     def layers(self): return unet_layers(self.net)
@@ -21,7 +21,7 @@ class UNetExpert(PretrainedExpert):
         if layer.kind == "in": return state
         return getattr(self, "_" + layer.kind)(layer, state)
 
-# %% ../../nbs/day03_experts/07_svd.ipynb #e20a83d0
+# %% ../../nbs/day03_experts/07_svd.ipynb #f6251af1
 @patch
 def _res(self: UNetExpert, l, s):
     up, x, skips = l.name.startswith("up"), s.x, s.skips
@@ -31,14 +31,14 @@ def _res(self: UNetExpert, l, s):
     if n: x = self.attend(l.block, range(l.index * n, (l.index + 1) * n), x, s)
     return replace(s, x=x, skips=skips if up else (*skips, x), tied=not up)
 
-# %% ../../nbs/day03_experts/07_svd.ipynb #702045ff
+# %% ../../nbs/day03_experts/07_svd.ipynb #5a1511ae
 @patch
 def _mid(self: UNetExpert, l, s):
     n, x = len(l.block.attentions) // (len(l.block.resnets) - 1), s.x
     if l.index: x = self.attend(l.block, range((l.index - 1) * n, l.index * n), x, s)
     return replace(s, x=self.residual(l.block.resnets[l.index], x, s), tied=False)
 
-# %% ../../nbs/day03_experts/07_svd.ipynb #dff224c9
+# %% ../../nbs/day03_experts/07_svd.ipynb #e99f55e2
 @patch
 def _down(self: UNetExpert, l, s):
     x = l.block.downsamplers[0](s.x)
@@ -54,13 +54,13 @@ def _out(self: UNetExpert, l, s):
     x = s.x if self.net.conv_norm_out is None else self.net.conv_act(self.net.conv_norm_out(s.x))
     return replace(s, x=self.net.conv_out(x), tied=False)
 
-# %% ../../nbs/day03_experts/07_svd.ipynb #4bc3a4bd
+# %% ../../nbs/day03_experts/07_svd.ipynb #586accc1
 @patch
 def is_odd(self: UNetExpert, x) -> bool:
     "Does the map not divide by the network's halvings?"
     return any(n % 2**self.net.num_upsamplers for n in x.shape[-2:])
 
-# %% ../../nbs/day03_experts/07_svd.ipynb #c1b0decc
+# %% ../../nbs/day03_experts/07_svd.ipynb #55930ce4
 class SVDExpert(UNetExpert):
     "Stable Video Diffusion's U-Net (Blattmann et al. 2023)."
     sources, halved = {"embedding": "image.svd.embedding", "latent": "image.svd.latent"}, (False, True, True)
@@ -74,7 +74,7 @@ class SVDExpert(UNetExpert):
         wide = self.net.config.cross_attention_dim
         return {"embedding": (1, wide if isinstance(wide, int) else wide[0])}
 
-# %% ../../nbs/day03_experts/07_svd.ipynb #13e1d0ee
+# %% ../../nbs/day03_experts/07_svd.ipynb #6beb18cf
 @patch
 def residual(self: SVDExpert, block, x, s): return block(x, s.args["emb"], image_only_indicator=s.args["video"])
 
@@ -84,7 +84,16 @@ def attend(self: SVDExpert, block, which, x, s):
         x = block.attentions[i](x, encoder_hidden_states=s.args["told"], image_only_indicator=s.args["video"], return_dict=False)[0]
     return x
 
-# %% ../../nbs/day03_experts/07_svd.ipynb #a03eecdc
+# %% ../../nbs/day03_experts/07_svd.ipynb #7bc583a8
+@patch
+def check_noise(self: SVDExpert, ctx):
+    "Raises ModelError when the picture carries another amount of noise than this expert is told."
+    said, told = ctx.more.get("svd.noise_aug"), self.settings.noise_aug
+    said = float(said.max()) if said is not None else .02      # caches from before it was written down: always the usual amount
+    if abs(said - told) > .01 * max(said, told): raise ModelError(f"the pictures carry noise of {said:g} (clip.noise_aug of the cache or the request), and the video expert is told "
+        f"{told:g} (model.expert_v.noise_aug): the number must be the true one. Set both alike; another clip.noise_aug needs a new cache.")
+
+# %% ../../nbs/day03_experts/07_svd.ipynb #7ec87c5d
 @patch
 def still(self: SVDExpert, x, t, cond):
     "Latent of the conditioning picture, (B, C, H, W), unscaled; zeros where there is none. Raises ModelError."
@@ -96,10 +105,11 @@ def still(self: SVDExpert, x, t, cond):
     if place not in ctx.more or ctx.more[place].shape[1:] != none.shape[1:]:
         raise ModelError(f"the video expert wants the picture's latent {where!r} of shape {tuple(none.shape[1:])}, and the condition has "
                          f"{ {k: tuple(v.shape[1:]) for k, v in ctx.more.items()} or 'CLIP only'}. Name the expert's folder in clip.experts, at the clip's size.")
+    if place.startswith("svd."): self.check_noise(ctx)
     y = ctx.more[place].to(none)
     return y if drop is None else torch.where(drop[:, None, None, None], none, y)
 
-# %% ../../nbs/day03_experts/07_svd.ipynb #d3c6e21a
+# %% ../../nbs/day03_experts/07_svd.ipynb #d644e450
 @patch
 def _embed(self: SVDExpert, clock, layout, like):
     "The time and the three numbers as one vector for each clip."
@@ -108,7 +118,7 @@ def _embed(self: SVDExpert, clock, layout, like):
     emb = net.time_embedding(net.time_proj(clock).to(like.dtype))
     return emb + net.add_embedding(net.add_time_proj(ids).reshape(len(clock), -1).to(emb.dtype))
 
-# %% ../../nbs/day03_experts/07_svd.ipynb #b3711e4e
+# %% ../../nbs/day03_experts/07_svd.ipynb #8b118302
 @patch
 def enter(self: SVDExpert, state: ChainState, x, t, cond) -> ChainState:
     "The input layer: time, conditions, first convolution."
@@ -121,7 +131,7 @@ def enter(self: SVDExpert, state: ChainState, x, t, cond) -> ChainState:
     x = self.net.conv_in(x.flatten(0, 1))
     return replace(state, x=x, args=args, skips=(x,), tied=True)
 
-# %% ../../nbs/day03_experts/07_svd.ipynb #49e83698
+# %% ../../nbs/day03_experts/07_svd.ipynb #27cb54d9
 @patch
 def leave(self: SVDExpert, s: ChainState): return s.x.unflatten(0, s.noisy.shape[:2])
 

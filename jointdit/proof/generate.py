@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #df65231b
+# %% ../../nbs/day08_proof/12_generate.ipynb #f6a3ceb0
+from ..assets.conditioner import text_beside
 from ..assets.video_codec import VideoCodec
 from ..core import SampleError, write_atomic
 from .plan import Batch, ProofSettings, proof_clip, proof_key
@@ -100,13 +101,14 @@ def given(self: Bench, b: Batch, clips) -> tuple:   # (Given, image Context or N
     if kind == "first_frame" and self.kit.clip: image = self.kit.clip.image(np.stack([c.frames[0] for c in clips]))
     return Given(v, a, m_v, m_a), image
 
-# %% ../../nbs/day08_proof/12_generate.ipynb #518c39ed
+# %% ../../nbs/day08_proof/12_generate.ipynb #f883d496
 @patch
 def walk(self: Bench, b: Batch, clips) -> tuple:    # video latents, audio latents, SampleReport
     "Latents of a batch, from noise. Raises SampleError."
     p, kit = b.part, self.kit
     g = p.guidance.model_copy(update=dict(branch_batch=1)) if kit.device.type == "cpu" else p.guidance
-    text = kit.clip.text([c.caption for c in clips]) if kit.clip else None
+    said = [c.caption for c in clips]
+    text = text_beside(kit.clip, said, said) if kit.clip else None
     have, image = self.given(b, clips)
     how = SamplerSettings(steps=p.steps, solver=self.settings.solver, guidance=g)
     model = Apart(kit.model) if p.iso else kit.model

@@ -6,14 +6,14 @@
 __all__ = ['SCENES', 'Part', 'ProofSettings', 'scaled', 'without_joint', 'parts', 'evaluations', 'proof_clip', 'Batch', 'batches',
            'price', 'proof_key']
 
-# %% ../../nbs/day08_proof/11_plan.ipynb #b1c47d41
+# %% ../../nbs/day08_proof/11_plan.ipynb #8a72e813
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pydantic import Field
 
 from ..core import derive_seed
-from ..sample.guidance import Guidance, plan_branches
+from ..sample.guidance import Guidance, plan_branches, times
 from ..sample.solvers import SamplerSettings
 from ..settings import Runtime
 from ..toyworld import SPEC, ToyClip, is_held_out, make_clip
@@ -50,11 +50,11 @@ class ProofSettings(SamplerSettings):
     features: dict[str, str] = Field(default_factory=dict, description="pretrained features beside the toy ones: i3d or clap -> folder or file")
     runtime: Runtime = Field(default_factory=Runtime, description="device and dtype")
 
-# %% ../../nbs/day08_proof/11_plan.ipynb #eb2420f1
+# %% ../../nbs/day08_proof/11_plan.ipynb #70ae430e
 def scaled(g: Guidance, by: float) -> Guidance:
     "The same guidance with all weights multiplied."
     names = ("weight_v", "weight_a", "weight_txt", "weight_neg_txt", "weight_img")
-    return g.model_copy(update={n: getattr(g, n) * by for n in names})
+    return g.model_copy(update={n: times(getattr(g, n), by) for n in names})
 
 def without_joint(g: Guidance) -> Guidance:
     "Guidance for streams that cannot see each other: there is nothing joint to exaggerate."

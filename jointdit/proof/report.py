@@ -13,7 +13,7 @@ from pathlib import Path
 # %% ../../nbs/day08_proof/19_report.ipynb #33a327f0
 import numpy as np
 
-# %% ../../nbs/day08_proof/19_report.ipynb #8d9c5e1d
+# %% ../../nbs/day08_proof/19_report.ipynb #3cc789b0
 from ..core import save_json
 from ..data.media import write_video
 from ..measure.sync import track_sync
@@ -26,6 +26,7 @@ from .plan import ProofSettings, batches, proof_clip
 from .run import make_all, n_workers
 from .summary import Found, add_up, extremes, find_parts
 from ..sample.cards import commit, where
+from ..sample.guidance import weight_words
 from ..settings import load_settings
 from ..toyworld import FPS, RATE
 
@@ -75,12 +76,12 @@ def about_run(bench: Bench, seconds: float, parts: dict) -> dict:
                 judge=getattr(bench.the_judge(), "fingerprint", None), settings=s.model_dump(mode="json"), commit=commit(), where=where(k.device), workers=n_workers(s),
                 seconds=round(seconds, 1), core_seconds=round(core, 1), made=time.strftime("%Y-%m-%d %H:%M"))
 
-# %% ../../nbs/day08_proof/19_report.ipynb #f2f86b0a
+# %% ../../nbs/day08_proof/19_report.ipynb #cafc433c
 def about_rows(a: dict) -> list:
     "The same as rows of a table."
     g, s, c = a["settings"]["guidance"], a["settings"], a["checkpoint"]
     return [["checkpoint", f"{c['file']}, stage {c.get('stage')}, step {c.get('step')}"], ["its hash", c["sha256"][:16]], ["sampler", f"{s['solver']}, {s['steps']} steps"],
-            ["guidance", f"video {g['weight_v']:g}, audio {g['weight_a']:g}, text {g['weight_txt']:g}, image {g['weight_img']:g}, rescaled {g['rescale']:g}"],
+            ["guidance", f"video {g['weight_v']:g}, audio {g['weight_a']:g}, text {g['weight_txt']:g}, image {weight_words(g['weight_img'])}, rescaled {g['rescale']:g}"],
             ["codecs", f"{a['codecs']['video']}, {a['codecs']['audio']}"], ["judge", a["judge"] or "none"], ["commit", a["commit"] or "none"],
             ["machine", f"{a['where']['device']}, {a['workers']} process(es), torch {a['where']['torch']}"],
             ["time", f"{a['seconds'] / 60:.1f} min in this run; {a['core_seconds'] / 60:.1f} min of one core for walking and decoding in all"], ["made", a["made"]]]

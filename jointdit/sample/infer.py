@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from ..assets.audio_codec import AudioCodec
 from ..assets.clip import CLIPCondEncoder
-from ..assets.conditioner import load_conditioner
+from ..assets.conditioner import cut_beside, load_conditioner, text_beside
 from ..assets.video_codec import VideoCodec
 from ..core import Context, SampleError, file_hash
 from ..data.media import probe, read_frames, read_image, read_wave
@@ -83,10 +83,10 @@ def load_kit(
     return Kit(model, video, audio, clip, trained, device, dtype, path, file_hash(path), recipe, dict(stage=info.stage, step=info.step))
 
 # %% ../../nbs/day06_sampler/04_infer.ipynb #3cab5b6f
-def _text(kit: Kit, prompt: str, what: str = "prompt") -> Context | None:
+def _text(kit: Kit, prompt: str, what: str = "prompt", beside: str = "") -> Context | None:
     "The condition of a prompt; None for an empty one or without CLIP. Raises SampleError, AssetError."
     if not prompt.strip() or kit.clip is None: return None
-    ctx = kit.clip.text([prompt])
+    ctx = text_beside(kit.clip, [prompt], [beside]) if beside.strip() else kit.clip.text([prompt])
     n, most = int(ctx.mask.sum()), getattr(getattr(kit.model, "settings", None), "n_text", None)
     if most and n > most: raise SampleError(f"the {what} has {n} tokens, this checkpoint reads {most}: {prompt[:60]!r}... Shorten it.")
     return ctx
@@ -184,7 +184,8 @@ def prepare(s: InferSettings, kit: Kit, say=print) -> Job:
     grid = kit.video.grid(kit.trained.video.height, kit.trained.video.width)
     job = Job(make_clock(s, kit.trained, grid, kit.audio.grid(), kit.audio.sample_rate, meta, s.knobs.max_t, say))
     if kit.clip is None and (s.prompt or s.negative_prompt) and not s.clip.enabled: job.notes.append("the prompt is ignored: clip.enabled is false")
-    job.text, job.negative = _text(kit, s.prompt), _text(kit, s.negative_prompt, "negative prompt")
+    job.text, job.negative = _text(kit, s.prompt, beside=s.prompt), _text(kit, s.negative_prompt, "negative prompt", s.prompt)
+    if job.text is not None and job.negative is not None: job.notes += cut_beside(kit.clip, s.negative_prompt, s.prompt)
     job.notes += guidance_notes(s.guidance, job.negative is not None, not same_context(job.text, job.negative))
     if s.given_video or s.given_audio: _whole_stream(s, kit, job)
     elif s.continue_from: _beginning(s, kit, job, meta)
