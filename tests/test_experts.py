@@ -7,7 +7,9 @@ import torch
 import expert_helpers as H
 from jointdit.core import ModelError
 from jointdit.model.cut import default_meetings
+from jointdit.model.memory import Kept
 from jointdit.model.protocol import Cut
+from jointdit.sample.solvers import _model_device
 
 torch.set_num_threads(1)
 CONFIGS = {"svd": H.SVD, "svd3": H.SVD3, "ltx": H.LTX}
@@ -32,25 +34,85 @@ def test_closed_gates_are_exact(video, size):
     for e, out, x, t in zip((m.video, m.audio), got, x, t): assert torch.equal(out, H.untouched(e, x, t, c, *ctx)), e.name
 
 
-@pytest.mark.parametrize("kind", ["svd", "svd3", "ald", "ltx"])
-def test_every_cut_is_exact(kind):
-    "A meeting after every single layer, and after each alone: nothing changes."
-    c, name = H.clock(2), "audio" if kind == "ald" else "video"
-    m = H.model(None, H.ALD, depth=1) if kind == "ald" else H.model(CONFIGS[kind], None, depth=1)
-    e, t_ctx, i_ctx, t = m.expert(name), H.text(2), H.image(2, c), torch.tensor([.3, .8])
-    x, t, t_ctx, i_ctx = torch.randn(2, *getattr(c, name + "_shape")), e.time_map(t, 100), t_ctx, i_ctx
-    want, layout, given = H.untouched(e, x, t, c, t_ctx, i_ctx), e.layout(x, c), {"text": (t_ctx, None), "image": (i_ctx, None)}
-    chain = [l.name for l in e.chain[:-1]]
-    for meet in [chain] + [[n] for n in chain]:
-        e.settings.cut = Cut(meet=meet); e.open()
-        with torch.no_grad():
-            s = e.begin(x, e.token_times(t), SimpleNamespace(given=given), layout)
-            for i in range(len(meet)):
-                s = e.step(i, s)
-                tokens, l = e.tokens(s)
-                assert tokens.shape == (2, len(l), e.widths[i])
-                s = e.add(s, torch.zeros_like(tokens))
-            assert torch.equal(e.finish(s), want), meet
+def alone(kind, dtype=torch.float32):
+    "One expert by itself, in the numbers of `dtype`."
+    audio = CONFIGS.get(kind) is None
+    m = H.model(None, {"ald": H.ALD, "ald3": H.ALD3}[kind], depth=1) if audio else H.model(CONFIGS[kind], None, depth=1)
+    e = m.expert("audio" if audio else "video").requires_grad_(False)
+    e.settle(dtype)
+    return e
+
+
+def asked(e, c, seed=0):
+    "Latents, times, contexts, and the conditions as an expert gets them."
+    x = torch.randn(2, *getattr(c, e.name + "_shape"), generator=torch.Generator().manual_seed(seed))
+    ctx = H.text(2), H.image(2, c)
+    return x, e.time_map(torch.tensor([.3, .8]), 100), ctx, SimpleNamespace(given={"text": (ctx[0], None), "image": (ctx[1], None)})
+
+
+@torch.no_grad()
+def walk(e, c, x, t, cond, delta=lambda s, tokens: torch.zeros_like(tokens)):
+    "Through an expert with its meetings, each of which brings `delta`."
+    s = e.begin(x, e.token_times(t), cond, e.layout(x, c))
+    for i in range(len(e.meet)):
+        s = e.step(i, s)
+        tokens, l = e.tokens(s)
+        assert tokens.shape == (2, len(l), e.widths[i])
+        s = e.add(s, delta(s, tokens))
+    return e.finish(s)
+
+
+WAYS = {"fp32": (torch.float32, (2, 64, 64)), "fp32, odd": (torch.float32, (3, 40, 72)), "bf16": (torch.bfloat16, (2, 64, 64))}
+
+
+@pytest.mark.parametrize("kind,way", [(k, "fp32") for k in ("svd", "svd3", "ald", "ald3", "ltx")] + [(k, w) for k in ("svd3", "ald3", "ltx") for w in ("fp32, odd", "bf16")])
+def test_every_cut_is_exact(kind, way):
+    "A meeting after every single layer, and after each alone, and every input before the last: nothing changes."
+    dtype, (n, h, w) = WAYS[way]
+    e, c = alone(kind, dtype), H.clock(n, height=h, width=w)
+    x, t, ctx, cond = asked(e, c)
+    want, chain = H.untouched(e, x, t, c, *ctx, dtype=dtype), [l.name for l in e.chain[:-1]]
+    cuts = [Cut(meet=chain)] + [Cut(meet=[n]) for n in chain]
+    if way == "fp32": cuts += [Cut(meet=chain[-1:], input=n) for n in chain[:-1]]
+    for cut in cuts:
+        e.settings.cut = cut; e.open()
+        if cut.input: assert e.inlet == chain.index(cut.input) + 1
+        assert torch.equal(walk(e, c, x, t, cond), want), cut
+
+
+PLACES = {("svd", "in"): "conv_in", ("svd", "down.0.0"): "down_blocks.0.attentions.0", ("svd", "down.0.down"): "down_blocks.0.downsamplers.0",
+          ("svd", "mid.0"): "mid_block.resnets.0", ("ald3", "down.1.0"): "down_blocks.1.attentions.2", ("ald3", "up.0.0"): "up_blocks.0.attentions.2"}
+
+
+@pytest.mark.parametrize("kind,name", PLACES)
+def test_what_a_meeting_brings_is_as_if_the_layer_had_said_it(kind, name):
+    "The untouched network, one of whose layers is made to say more by a hook: on the way down the skip carries it too."
+    e, c = alone(kind), H.clock(2)
+    x, t, ctx, cond = asked(e, c)
+    e.settings.cut = Cut(meet=[name]); e.open()
+    plain, more, g = H.untouched(e, x, t, c, *ctx), [], torch.Generator().manual_seed(2)
+
+    def delta(s, tokens):
+        d = torch.randn(tokens.shape, generator=g)
+        more.append(e.from_tokens(s, d))
+        return d
+    got = walk(e, c, x, t, cond, delta)
+    hook = e.net.get_submodule(PLACES[kind, name]).register_forward_hook(lambda m, args, out: (out[0] + more[0],) if isinstance(out, tuple) else out + more[0])
+    want = H.untouched(e, x, t, c, *ctx)
+    hook.remove()
+    assert torch.allclose(got, want, rtol=1e-5, atol=1e-5) and not torch.allclose(got, plain, atol=1e-2)
+
+
+CUTS = [(["down.0.0", "mid"], ["down.0", "up.1.0"]), (["mid"], ["mid"]), (["up.1.0"], ["down.1.0"])]
+
+
+@pytest.mark.parametrize("meet", CUTS)
+def test_closed_gates_of_the_joint_model_are_exact_at_other_cuts(meet):
+    c, (v, a) = H.clock(2), meet
+    m = H.model(expert_v={"cut": Cut(meet=v)}, expert_a={"cut": Cut(meet=a)})
+    assert len(m.joint) == len(v)
+    got, x, t, ctx = ask(m, c)
+    for e, out, x, t in zip((m.video, m.audio), got, x, t): assert torch.equal(out, H.untouched(e, x, t, c, *ctx)), e.name
 
 
 @pytest.mark.parametrize("video", ["svd", "ltx"])
@@ -147,6 +209,38 @@ def test_positions_are_the_middles_of_what_a_cell_covers():
     assert l.grid == (2, 2, 2) and torch.allclose(l.seconds.unique(), c.video_times)
 
 
+@pytest.mark.parametrize("pair", [(H.SVD, H.ALD), (H.LTX, H.ALD3)])
+def test_an_offloaded_expert_computes_where_the_model_is(pair):
+    "The meta device stands in for an accelerator: it mixes with the CPU as little."
+    c, off = H.clock(2), {"offload": True}
+    m = H.model(*pair, expert_v=off, expert_a=off).to("meta")
+    assert _model_device(m).type == "meta" == next(m.joint.parameters()).device.type
+    given = {k: (torch.empty(2, *getattr(c, k + "_shape"), device="meta"), torch.full((2,), .5, device="meta")) for k in ("video", "audio")}
+    cond = SimpleNamespace(given={"text": (H.text(2).to("meta"), None), "image": (H.image(2, c).to("meta"), None)})
+    with torch.no_grad(): out = m._run(given, c, (None,)*4, 2)
+    for k, (x, t) in given.items():
+        e = m.expert(k)
+        with torch.no_grad(): told = e.finish(e.begin(x, e.token_times(t), cond, e.layout(x, c)))
+        assert out[k].device.type == told.device.type == "meta" and out[k].shape == told.shape == x.shape
+        assert {p.device.type for p in e.net.parameters()} == {"cpu"} and e.mean.device.type == "meta"
+
+
+def test_offload_is_for_frozen_weights():
+    m = H.model(expert_v={"offload": True})
+    with pytest.raises(ModelError, match="offload keeps frozen weights"): m.settle(torch.float32)
+    m.video.requires_grad_(False)
+    m.settle(torch.float32)
+
+
+def test_checkpointing_through_experts_keeps_their_inputs_alone():
+    kept, none, c = [], {"cut": Cut(meet=[])}, H.clock(2)
+    for again in (False, True):
+        m = H.model(expert_v=none, expert_a=none, checkpointing=again)
+        with Kept(m) as k: m(torch.randn(1, *c.video_shape), torch.randn(1, *c.audio_shape), torch.tensor([.5]), torch.tensor([.5]), c, H.text(1), H.image(1, c))
+        kept.append(k.bytes)
+    assert kept[1] < kept[0] / 100, kept
+
+
 def test_offload_and_checkpointing_change_nothing():
     c, plain = H.clock(2), H.open_gates(H.model())
     want, *_ = ask(plain, c)
@@ -171,4 +265,7 @@ def test_parameter_groups_and_flops():
     with FlopCounterMode(display=False) as count, torch.no_grad():
         m(torch.randn(1, *c.video_shape), torch.randn(1, *c.audio_shape), torch.tensor([.5]), torch.tensor([.5]), c, H.text(1), H.image(1, c))
     assert abs(count.get_total_flops() / m.flops(c) - 1) < .05
-    assert "11.0" not in m.describe(c) and "tokens" in m.describe(c)
+    said = m.describe(c)
+    for e, shape in ((m.video, c.video_shape), (m.audio, c.audio_shape)):
+        for l, w in zip(e.layouts(e.layout(torch.empty(1, *shape), c)), e.widths): assert f"{len(l)} tokens {l.grid}, width {w}" in said
+    assert f"{sum(p.numel() for p in m.parameters())/1e6:.2f} M parameters" in said

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ChainLayout', 'chain_layout', 'ChainState', 'same_time', 'PretrainedExpert']
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #45fde536
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #db4b0c34
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 import torch
@@ -20,7 +20,7 @@ from .positions import STREAMS, VIDEO, Layout, stream_layout
 from .protocol import Expert, ExpertSettings
 from .schedules import make_noise, over
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #44c997af
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #be9240a9
 @dataclass(frozen=True, eq=False)
 class ChainLayout(Layout):
     "Layout of the latents of a pretrained expert; `at(level)` is that of a map that was halved so often."
@@ -29,24 +29,24 @@ class ChainLayout(Layout):
     halved: tuple = ()                          # which axes are halved
     made: dict = field(default_factory=dict)    # level -> Layout
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #56982dc4
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #24e43e7b
 def _of_level(clock, kind, shape, halved, level):
     return stream_layout(clock, kind, shape, tuple(2**level if h else 1 for h in halved))
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #3a00b8fe
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #5f9dca05
 @patch
 def at(self: ChainLayout, level: int) -> Layout:
     "Layout of a feature map after `level` halvings."
     if level not in self.made: self.made[level] = _of_level(self.clock, int(self.stream[0]), self.shape, self.halved, level)
     return self.made[level]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #c7ed0a54
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #900b1cab
 def chain_layout(clock: Timeline, kind: int, shape: tuple, halved: tuple) -> ChainLayout:
     "Layout of latents (T, rows, columns) whose `halved` axes shrink with the level. Raises ModelError."
     l = _of_level(clock, kind, shape, halved, 0)
     return ChainLayout(l.stream, l.place, l.segment, l.clean, l.grid, l.step, clock, shape, halved)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #2f96e59c
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #a5ca2a6e
 @dataclass
 class ChainState:
     "What a pretrained expert carries from layer to layer; nobody else looks inside."
@@ -59,7 +59,7 @@ class ChainState:
     skips: tuple = ()
     tied: bool = False       # the features are also the last skip
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #43ed8adc
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #6a05f767
 def same_time(
     x: torch.Tensor,     # latents
     t: torch.Tensor,     # (B, n) times of the steps of the stream's time axis
@@ -72,7 +72,7 @@ def same_time(
     add = (top[:, None]**2 - (t * keep)**2).clamp_min(0).sqrt()
     return torch.where(over(t < top[:, None], x), over(keep, x) * x + over(add, x) * noise.to(x), x), top
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #601a65c0
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #0133850e
 class PretrainedExpert(Expert):
     "A published denoiser behind the words of an expert. Subclasses give build, chain, conditions, enter, run, leave, to_tokens and from_tokens."
     sources, halved, home = {}, (False, False, False), "unet"   # home: the network's own folder
@@ -86,61 +86,61 @@ class PretrainedExpert(Expert):
         self.register_buffer("mean", torch.tensor(s.mean or [0.] * c))
         self.register_buffer("std", torch.tensor(s.std or [1.] * c) / (s.scaling or 1.))
         for k, (tokens, width) in self.conditions().items(): self.register_buffer(f"absent_{k}", torch.zeros(tokens, width))
-        self._held, self._flops = {}, {}
+        self._held, self._flops, self._names = {}, {}, []
         self.open(n)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #1a0bf054
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #1e95f14f
 @patch
 def open(self: PretrainedExpert, n: int|None = None):
     "Place the cut; n: meetings wanted, where the settings do not name them. Raises ModelError."
     self.meet, self.inlet = place_cut(self.chain, self.settings.cut, self.name, n)
     self.widths = [self.chain[i].width for i in self.meet]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #65b73857
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #8854231c
 @patch
 def set_statistics(self: PretrainedExpert, mean, std):
     "Statistics of a cache (C,): taken only by an expert without a scaling of its own. Raises ModelError if they do not fit."
     if self.settings.scaling is None and self.settings.mean is None: Expert.set_statistics(self, mean, std)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #60970dee
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #d4670117
 @patch
 def time_map(self: PretrainedExpert, u, n_tokens: int = 0):
     "This expert's time at the shared time u."
     return self.noise.time_map(u, n_tokens)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #92f3a5c8
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #8e1c57f5
 @patch
 def walk(self: PretrainedExpert, us, n_tokens: int = 0):
     "Times along a sampler's walk: shared, or those of the official sampler."
     return (self.noise.walk if self.settings.walk == "published" else self.time_map)(us, n_tokens)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #44a45e0a
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #4e75e7e0
 @patch
 def weigh(self: PretrainedExpert, x, t):
     "Velocities in the measure of the network's own words: near pure noise an epsilon model's small error is a huge velocity."
     return x * over(self.noise.weight(t), x)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #b9d7f2a3
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #022eeddd
 @patch
 def layout(self: PretrainedExpert, x, clock: Timeline) -> ChainLayout:
     "Where the latents x lie under a clock."
     shape = (x.shape[1], *x.shape[3:]) if self.kind == VIDEO else (*x.shape[2:], 1)
     return chain_layout(clock, self.kind, shape, self.halved)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #1fbce361
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #6057b47c
 @patch
 def layouts(self: PretrainedExpert, layout) -> list:
     "Layouts of the tokens at each meeting."
     return [layout.at(self.chain[i].level) for i in self.meet]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #70cc0a8d
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #1364b350
 @patch
 def token_times(self: PretrainedExpert, t):  # (B,) or one time per latent
     "(B, K, p): noise times within each step that the ports are told apart."
     if t.ndim == 1: return t[:, None, None]
     return t[:, None] if self.halved[0] else t[:, :, None]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #ee7c41c5
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #c98b4e49
 def _found(ctx, where, wanted):
     "(tokens (B, S, D), mask or None) of a context. Raises ModelError."
     if where == "pooled": return ctx.pooled[:, None], None
@@ -149,10 +149,10 @@ def _found(ctx, where, wanted):
     raise ModelError(f"this expert wants {wanted!r}, which its own encoders make, and the condition has only {sorted(ctx.more) or 'CLIP'}. "
                      "Name the expert's folder in clip.experts when caching and sampling, or point `sources` elsewhere.")
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #29aff669
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #cca12079
 def _grown(x, n): return x if x.shape[1] >= n else F.pad(x, (0, 0) * (x.ndim - 2) + (0, n - x.shape[1]))
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #faf8e67e
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #fb937bcb
 @patch
 def condition(self: PretrainedExpert, key: str, cond, B: int) -> tuple:
     "(tokens (B, S, D), mask (B, S) or None) of one of the network's conditions; absent or dropped ones replaced."
@@ -168,7 +168,7 @@ def condition(self: PretrainedExpert, key: str, cond, B: int) -> tuple:
     if mask is not None: mask = torch.where(drop[:, None], _grown(real[None], n), _grown(mask.bool(), n))
     return torch.where(drop[:, None, None], _grown(null, n), _grown(x, n)), mask
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #02130fe0
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #97c289fc
 @patch
 def set_absent(self: PretrainedExpert, text=None, image=None):
     "Takes over what the network's encoders say about an empty text and no image (Context of one, or None). Raises ModelError."
@@ -181,51 +181,64 @@ def set_absent(self: PretrainedExpert, text=None, image=None):
         if x.shape[1] != absent.shape[1]: raise ModelError(f"{self.name} expert: {key} of an empty {kind} has width {x.shape[1]}, the network takes {absent.shape[1]}")
         absent.zero_()[:len(x)] = x[:len(absent)].to(absent)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #83ee2de3
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #0db93411
 @patch
 def _format(self: PretrainedExpert): return next(self.net.parameters()).dtype
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #c7576538
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #061ebd57
 @patch
 def _own_numbers(self: PretrainedExpert, device):
     "The network's own number format, not autocast's, unless its weights are fp32."
     plain = self._format() == torch.float32 or not torch.amp.is_autocast_available(device.type)
     return nullcontext() if plain else torch.autocast(device.type, enabled=False)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #e0f020f6
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #59529801
 def _outside(x):
     "Features in the format of the joint block."
     if not torch.amp.is_autocast_available(x.device.type): return x
     on = torch.is_autocast_enabled(x.device.type)
     return x.to(torch.get_autocast_dtype(x.device.type) if on else torch.float32)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #b093046a
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #0a1fa68f
 @patch
 def settle(self: PretrainedExpert, dtype=None):
     "Weights that are all frozen are kept in the format of the matrix products, or as the settings say."
     want = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(self.settings.frozen_dtype, dtype or torch.float32)
-    want = torch.float32 if any(p.requires_grad for p in self.net.parameters()) else want
+    learns = any(p.requires_grad for p in self.net.parameters())
+    if learns and self.settings.offload: raise ModelError(f"{self.name} expert: offload keeps frozen weights in main memory, and some of these are to learn. "
+                                                          f"Take {self.name}.* out of the groups, or offload away.")
+    want = torch.float32 if learns else want
     if self._format() != want: nn.Module.to(self.net, want)      # diffusers' own `to` warns of what is meant here
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #059f156e
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #be8e8f9b
 @patch
-def forward(self: PretrainedExpert, i: int, state: ChainState) -> ChainState:
-    "Layer i."
-    return replace(self.run(self.chain[i], state), at=i + 1)
+def forward(self: PretrainedExpert, i: int, state: ChainState, *given) -> ChainState:
+    "Layer i; the first one, the input, is given latents, times and conditions too."
+    return replace(self.enter(state, *given) if given else self.run(self.chain[i], state), at=i + 1)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #20affc2e
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #3fc08a79
+@patch
+def _owned(self: PretrainedExpert, i: int) -> list:
+    "Names of the tensors of a layer."
+    if not self._names:
+        self._names = [[] for _ in self.chain]
+        for n, _ in (*self.net.named_parameters(), *self.net.named_buffers()): self._names[owner(self.chain, n)].append(n)
+    return self._names[i]
+
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #4cb37736
 @patch
 def _brought(self: PretrainedExpert, i: int, device) -> dict:
     "Copies of a layer's tensors on the device."
-    return {f"net.{n}": p.to(device, non_blocking=True) for n, p in self.net.named_parameters() if n.startswith(self.chain[i].owns)}
+    find = lambda n: getattr(self.net.get_submodule(n.rpartition(".")[0]), n.rpartition(".")[2])
+    return {f"net.{n}": find(n).to(device, non_blocking=True) for n in self._owned(i)}
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #55ee3eb8
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #4c455131
 @patch
-def _one(self: PretrainedExpert, i: int, state: ChainState) -> ChainState:
-    if not self.settings.offload: return self(i, state)
-    return functional_call(self, self._brought(i, state.x.device), (i, state))
+def _one(self: PretrainedExpert, i: int, state: ChainState, *given) -> ChainState:
+    if not self.settings.offload: return self(i, state, *given)
+    return functional_call(self, self._brought(i, state.x.device), (i, state, *given))
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #f296f198
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #da579ec6
 @patch
 def go(self: PretrainedExpert, state: ChainState, until: int, again: bool = False) -> ChainState:
     "On to layer `until`; with `again`, layers are recomputed in the backward pass."
@@ -234,7 +247,7 @@ def go(self: PretrainedExpert, state: ChainState, until: int, again: bool = Fals
         for i in range(state.at, until): state = checkpoint(self._one, i, state, use_reentrant=False) if again else self._one(i, state)
     return state
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #12b2ff89
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #8273c1af
 @patch
 def _noise_for(self: PretrainedExpert, x):
     "The one noise that given latents get: of one clip's shape."
@@ -242,61 +255,61 @@ def _noise_for(self: PretrainedExpert, x):
     if key not in self._held: self._held[key] = torch.randn(x.shape[1:], generator=named_rng("given", *x.shape[1:])).to(x.device)
     return self._held[key]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #c742e7b8
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #cb5a09d1
 @patch
 def level_out(self: PretrainedExpert, x, t) -> tuple:
     "Latents and times as the network can take them: one time for a clip."
     if t.shape[1] == 1: return x, t[:, 0]
     return same_time(x, t, self._noise_for(x))
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #694a4648
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #61a6cb1d
 @patch
 def begin(self: PretrainedExpert, x, t, cond, layout) -> ChainState:
     "Latents into the network, as far as its input goes."
     x, t = x.float(), t.flatten(1)
     noisy, own_t = self.level_out(x, t)
-    with self._own_numbers(x.device): state = self.enter(ChainState(noisy, noisy, own_t, layout), x, t, cond)
+    with self._own_numbers(x.device): state = self._one(0, ChainState(noisy, noisy, own_t, layout), x, t, cond)
     return self.go(state, self.inlet, again=True)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #1486e3c9
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #51687629
 @patch
 def step(self: PretrainedExpert, i: int, state: ChainState) -> ChainState:
     "On to the i-th meeting."
     return self.go(state, self.meet[i] + 1)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #2a720995
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #4bc7ac16
 @patch
 def tokens(self: PretrainedExpert, state: ChainState) -> tuple:
     "The features as tokens (B, N, D), and where they lie."
     return _outside(self.to_tokens(state)), state.layout.at(self.chain[state.at - 1].level)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #3dda6c48
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #5b80cfd0
 @patch
 def add(self: PretrainedExpert, state: ChainState, delta) -> ChainState:
     "Takes in what the meeting brought, as if the layer had said it itself: a skip that was made of it carries it on."
     x = state.x + self.from_tokens(state, delta.to(state.x.dtype))
     return replace(state, x=x, skips=(*state.skips[:-1], x) if state.tied else state.skips)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #2def6467
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #9193dbbc
 @patch
 def finish(self: PretrainedExpert, state: ChainState) -> torch.Tensor:
     "Through the rest of the network; its words as a velocity (fp32)."
     state = self.go(state, len(self.chain), again=True)
     return self.noise.leave(self.leave(state), state.noisy, state.t)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #15d199ca
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #c2b50f84
 @patch
 def part(self: PretrainedExpert, name: str) -> str:
     "Which part of the expert a tensor belongs to: in, blocks or out."
     return part_of(owner(self.chain, name.removeprefix("net.")), len(self.chain), self.meet, self.inlet)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #7a0ffcdd
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #b7ac54f5
 @patch
 def borrowed(self: PretrainedExpert) -> set:
     "Names of the tensors that come from the published folder."
     return {f"net.{n}" for n in self.net.state_dict()} if self.settings.folder else set()
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #16b4039f
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #f348cbc4
 @patch
 def _apply(self: PretrainedExpert, fn, recurse=True):
     "An offloaded network stays where it is; only the few tensors beside it move."
@@ -304,7 +317,7 @@ def _apply(self: PretrainedExpert, fn, recurse=True):
     for k, b in self._buffers.items(): self._buffers[k] = fn(b)
     return self
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #76b6d77a
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #df278589
 @patch
 def flops_of(self: PretrainedExpert, layout) -> int:
     "Operations of the matrix products and convolutions of one sample."

@@ -6,7 +6,7 @@
 __all__ = ['SOLVERS', 'time_grid', 'euler', 'heun', 'Given', 'start_noise', 'SamplerSettings', 'SampleReport', 'check_finite',
            'stream_tokens', 'sample_latents']
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #9a29662e
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #6c6b4b5f
 import time, torch
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,7 +16,7 @@ from ..model.schedules import path_size
 from .guidance import Conditions, Guidance, JointCFG, same_context
 from ..settings import Strict, autocast
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #a93d42d1
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #5b57312e
 def time_grid(
     steps: int,  # number of steps
     maps: dict,  # stream -> function from u (N,) to that stream's time (N,)
@@ -26,17 +26,17 @@ def time_grid(
     ts = {s: torch.as_tensor(m(us)).double().expand(len(us)).tolist() for s, m in maps.items()}
     return [(u, {s: t[k] for s, t in ts.items()}) for k, u in enumerate(us.tolist())]
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #4098245d
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #c5cfe443
 def _move(x: dict, v: dict, t0: dict, t1: dict) -> dict:
     "Every stream moves along its velocity by its own difference of time."
     return {s: x[s] + (t1[s] - t0[s]) * v[s] for s in x}
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #31c47187
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #47967943
 def _clean(x: dict, v: dict, t: dict) -> dict:
     "The clean latents that these velocities point to."
     return {s: x[s] - t[s] * v[s] for s in x}
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #bede73a2
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #f22c92d5
 def euler(
     field,  # (x, u, t) -> {stream: velocity}
     x: dict,  # {stream: noise}
@@ -52,7 +52,7 @@ def euler(
         x = _move(x, v, t, t1)
     return x
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #0643dd04
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #cb8d0832
 def heun(field, x: dict, grid: list, watch=None, bar=iter) -> dict:
     "Second order: two evaluations a step, one in the last. Arguments as in `euler`."
     for k in bar(range(len(grid) - 1)):
@@ -65,10 +65,10 @@ def heun(field, x: dict, grid: list, watch=None, bar=iter) -> dict:
         x = _move(x, v, t, t1)
     return x
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #b6ce7f19
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #4734cf0c
 SOLVERS = {"euler": euler, "heun": heun}
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #1d15bf9a
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #cc79d17d
 @dataclass
 class Given:
     "Latents that are known. Raw latents as the codecs make them, batch 1 or B; masks are True where they are known."
@@ -83,12 +83,12 @@ class Given:
         if x is None or m is None or not m.any(): return None, None
         return x, m.bool()
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #fee53497
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #70a063b2
 def _over_time(mask: torch.Tensor, s: str) -> torch.Tensor:
     "A mask (T,) or (L,) in the shape that multiplies the latents of stream v or a."
     return mask[None, :, None, None, None] if s == "v" else mask[None, None, :, None]
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #d6514b38
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #3539f194
 def _fill(x: torch.Tensor, latents: torch.Tensor, mask: torch.Tensor, s: str) -> torch.Tensor:
     "`x` with the known latents in the places that the mask marks, bit for bit."
     if latents.shape[1:] != x.shape[1:] or len(latents) not in (1, len(x)):
@@ -96,27 +96,27 @@ def _fill(x: torch.Tensor, latents: torch.Tensor, mask: torch.Tensor, s: str) ->
                           f"{tuple(x.shape)} (a batch of 1 also fits): were they made with another codec or timeline?")
     return torch.where(_over_time(mask, s).to(x.device), latents.to(x.device, x.dtype), x)
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #6768a323
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #023ce072
 def _times(t: float, mask, B: int, device) -> torch.Tensor:
     "The time of a stream for the model: (B,), or (B, n) with zeros at given tokens."
     if mask is None: return torch.full((B,), t, device=device)
     return torch.where(mask.to(device), 0., t).float().expand(B, -1)
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #dd1ab080
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #ba928662
 def start_noise(clock, seeds: list, streams=("v", "a")) -> dict:
     "Standard normal noise {stream: (B, ...)}: each sample's is drawn from its own seed."
     shapes = dict(v=clock.video_shape, a=clock.audio_shape)
     draw = lambda seed, s: torch.randn(shapes[s], generator=named_rng("sample", seed, s))
     return {s: torch.stack([draw(seed, s) for seed in seeds]) for s in streams}
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #d261f28c
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #43ffde56
 class SamplerSettings(Strict):
     "How to walk from noise to data."
     steps: int = Field(30, ge=1, le=1000, description="steps from noise to data; more is slower and finer")
     solver: Literal["euler", "heun"] = Field("euler", description="euler: one evaluation a step; heun: two, second order")
     guidance: Guidance = Field(default_factory=Guidance, description="weights of JointCFG")
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #4a6e91a5
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #b0df0377
 @dataclass
 class SampleReport:
     "What a sample cost, and what there was to say about it."
@@ -125,14 +125,14 @@ class SampleReport:
     branches: list = field(default_factory=list)  # names of the branches of a guided step
     notes: list = field(default_factory=list)  # warnings
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #918717fb
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #acd5c211
 def check_finite(v: dict, u: float):
     "Raises SampleError when a velocity is not finite."
     bad = [dict(v="video", a="audio")[s] for s, x in v.items() if not torch.isfinite(x).all()]
     if bad: raise SampleError(f"the model returned non-finite {' and '.join(bad)} velocities at u = {u:.3f}. Try runtime.dtype: "
                               "fp32, smaller guidance weights, or an earlier checkpoint.")
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #088ebd6f
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #69c07b02
 class _Walk:
     "The field of arrows of one request."
     def __init__(self, model, clock, cond, given, settings, streams, device, dtype):
@@ -144,7 +144,7 @@ class _Walk:
         self.masks, self.device, self.dtype, self.evaluations = masks, device, dtype, 0
         self.free = {s: None if m is None else ~_over_time(m, s).to(device) for s, m in masks.items()}
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #21ffdbf2
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #40e93f87
 def _field(self, x: dict, u: float, t: dict) -> dict:
     "Guided velocities, zero where the latents are known."
     B = len(next(iter(x.values())))
@@ -156,35 +156,35 @@ def _field(self, x: dict, u: float, t: dict) -> dict:
     return v
 _Walk.__call__ = _field
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #aa3cc632
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #b0130500
 def _experts(model) -> dict: return dict(v=model.video, a=model.audio)
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #2ba0229e
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #d5682dc4
 def stream_tokens(model, clock, s: str) -> int:
     "Tokens of stream v or a under this clock: its expert's time map depends on their number."
     shape = clock.video_shape if s == "v" else clock.audio_shape
     expert = _experts(model)[s]
     return len(expert.layout(torch.empty(1, *shape), clock)) if hasattr(expert, "layout") else 1
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #86ae9995
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #9049007a
 def _time_maps(model, clock, streams) -> dict:
     "stream -> map from u to that stream's time."
     walk = lambda e: getattr(e, "walk", e.time_map)
     return {s: (lambda u, s=s: walk(_experts(model)[s])(u, stream_tokens(model, clock, s))) for s in streams}
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #5458ad55
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #eb1cf5ec
 def _model_device(model) -> torch.device:
-    "Where the model's weights are."
-    w = next(model.parameters(), None)
-    w = next(model.buffers(), None) if w is None else w
+    "Where the model computes."
+    w = next(model.buffers(), None)
+    w = next(model.parameters(), None) if w is None else w
     return torch.device("cpu") if w is None else w.device
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #5bf28a76
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #68fc7bda
 def _batch(c: Context | None, B: int, device) -> Context | None:
     "A condition for B samples on the model's device; a single one is repeated."
     return None if c is None else c.expand(B).to(device)
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #cb5872f1
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #c4dcbe25
 @torch.no_grad()    # not inference_mode: the model keeps tables of positions, and training may go on with them
 def sample_latents(
     model,  # JointDiT, in eval mode
@@ -211,7 +211,7 @@ def sample_latents(
     report = SampleReport(walk.evaluations, time.perf_counter() - began, [b.name for b in walk.cfg.plan])
     return x.get("v"), x.get("a"), report
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #30b7b89a
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #1adb25ec
 def _start(walk, model, clock, seeds, t: dict) -> dict:
     "Noise of the size that the paths have at the first times, with the known latents (normalised) already in place."
     x = {s: path_size(t[s]) * n.to(walk.device) for s, n in start_noise(clock, seeds, tuple(t)).items()}
@@ -221,7 +221,7 @@ def _start(walk, model, clock, seeds, t: dict) -> dict:
             x[s] = _fill(x[s], known, mask, s)
     return x
 
-# %% ../../nbs/day06_sampler/01_solvers.ipynb #cea41292
+# %% ../../nbs/day06_sampler/01_solvers.ipynb #4c58be6b
 def _finish(walk, model, x: dict, t: dict) -> dict:
     "Raw latents, with the known ones as they were given; a walk that ends a little before 0 is brought to the size of data."
     x = {s: _experts(model)[s].denormalize(y / path_size(t[s])) for s, y in x.items()}
