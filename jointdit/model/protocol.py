@@ -100,7 +100,7 @@ class Cut(Strict):
     meet: list[str]|None = _f(None, "layers after which the streams meet, in order; a block's name means its last layer; empty: the model's default")
     input: str|None = _f(None, "last layer that counts as input; empty: the one before the block of the first meeting")
 
-# %% ../../nbs/day03_experts/02_protocol.ipynb #bbe32232
+# %% ../../nbs/day03_experts/02_protocol.ipynb #aa7db8bc
 class ExpertSettings(Strict):
     "A pretrained denoiser as one stream's expert."
     folder: str|None = _f(None, "folder with unet/ or transformer/, scheduler/ and vae/, such as assets/models/svd; empty: a network of this shape, from nothing")
@@ -108,7 +108,7 @@ class ExpertSettings(Strict):
     walk: Literal["shared", "published"] = _f("shared", "times in sampling: shared, as in training; published: those of the official sampler")
     sources: dict[str, str] = _f({}, "condition -> where to find it, when not in its own place: text.pooled, text.tokens, image.pooled, given, none")
     motion_bucket: int = _f(127, "Stable Video Diffusion: amount of motion", ge=0)
-    noise_aug: float = _f(.02, "Stable Video Diffusion: noise on the image condition", ge=0)
+    noise_aug: float = _f(.02, "Stable Video Diffusion: noise on the image condition, as clip.noise_aug put it there (another amount is refused)", ge=0)
     frozen_dtype: Literal["auto", "fp32", "bf16"] = _f("auto", "format of weights that are not trained; auto: that of the matrix products")
     offload: bool = _f(False, "keep frozen weights in main memory and bring each layer to the device when it runs")
     net: dict = _f({}, "config of the network (read from the folder)")
