@@ -7,8 +7,8 @@ __all__ = ['PLAIN_PARTS', 'borrowed', 'used', 'voice', 'wanted', 'asked', 'suits
            'check_encoders', 'tools', 'config_like', 'numbers', 'weight_bytes', 'encoder_bytes', 'expert_bytes',
            'meetings', 'feature_bytes']
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #a1ec039a
-import json, math, struct
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #ad47e6b5
+import json, math, struct, threading
 from functools import lru_cache
 from pathlib import Path
 from ..core import JointDiTError, SampleError, toy_path
@@ -137,30 +137,32 @@ def expert_bytes(model: dict, ckpt, number: int, on_gpu: bool = False) -> tuple[
         loaded, settled = loaded + 4*n, settled + n*dict(fp32=4, bf16=2).get(e.get("frozen_dtype"), number)
     return loaded, settled
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #cf9d8d60
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #cbb492ef
 @lru_cache(maxsize=4)
 def _outline(said: str, number: int):
     import torch
-    from jointdit.model.joint import ModelSettings, build_model
+    from jointdit.model.joint import ModelSettings
+    from jointdit.model.memory import meta_model
     s = ModelSettings(**json.loads(said))
     here = {f"expert_{k}": e.model_copy(update=dict(offload=False)) for k in "va" if (e := getattr(s, f"expert_{k}"))}
-    with torch.device("meta"): return build_model(s.model_copy(update=here)).to("meta", torch.float32 if number == 4 else torch.bfloat16)
+    return meta_model(s.model_copy(update=here), torch.float32 if number == 4 else torch.bfloat16).requires_grad_(False)
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #916b64c7
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #300ebc3f
 def meetings(model: dict, clock, number: int = 4) -> list:
     "((video tokens, audio tokens), (widths)) of every joint block."
     import torch
-    m = _outline(json.dumps(model, sort_keys=True), number)
-    shapes = dict(video=clock.video_shape, audio=clock.audio_shape)
-    lay = {k: m.expert(k).layouts(m._layout(k, torch.empty(1, *s, device="meta"), clock)) for k, s in shapes.items()}
+    m, shapes = _outline(json.dumps(model, sort_keys=True), number), dict(video=clock.video_shape, audio=clock.audio_shape)
+    with _ONE: lay = {k: m.expert(k).layouts(m._layout(k, torch.empty(1, *s, device="meta"), clock)) for k, s in shapes.items()}
     return [tuple(zip(*((len(lay[k][i]), m.expert(k).widths[i]) for k in shapes))) for i in range(len(m.joint))]
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #1b44ea59
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #830635ae
+_ONE = threading.Lock()      # an outline walks once at a time
+
 @lru_cache(maxsize=64)
 def _features(said: str, number: int, clock, rows: int) -> float:
     import torch
-    from jointdit.model.memory import sampling_bytes
-    with torch.no_grad(): return float(sampling_bytes(_outline(said, number), clock, rows))
+    from jointdit.model.memory import activation_bytes
+    with _ONE, torch.no_grad(): return float(activation_bytes(_outline(said, number), clock, rows))
 
 def feature_bytes(model: dict, clock, number: int, rows: int) -> float:
     "Bytes of the experts' features in an evaluation of so many branches."

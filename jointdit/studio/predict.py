@@ -109,7 +109,7 @@ def resident() -> float:
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-# %% ../../nbs/day09_studio/20_predict.ipynb #6ed146ca
+# %% ../../nbs/day09_studio/20_predict.ipynb #6eec018c
 def weights(s, ckpt: Path) -> float:
     "Bytes of the checkpoint's own tensors, the codecs and CLIP in memory."
     beside = ckpt.with_suffix(".safetensors")
@@ -117,17 +117,16 @@ def weights(s, ckpt: Path) -> float:
     clip = s.clip.pretrained if s.clip.enabled else ""
     return (weight_bytes(beside) if beside.is_file() else ckpt.stat().st_size / 4) + sum(weight_bytes(p) for p in (s.video_vae_path, s.audio_vae_path, vocoder, clip) if p)
 
-def lent(s, w: Load) -> tuple[float, float]:
-    "Bytes of pretrained experts and their encoders: while they are loaded, and while they run. Raises AssetError that says what to fetch."
-    if not borrowed(w.model): return 0., 0.
-    told, (loaded, settled) = encoder_bytes(s.clip.experts if s.clip.enabled else []), expert_bytes(w.model, w.ckpt, w.number, w.device.type == "cuda")
-    return told + loaded, told + settled
+def lent(s, w: Load) -> tuple[float, float, float]:
+    "Bytes of the experts' encoders, and of their networks: while they are loaded, and while they run. Raises AssetError that says what to fetch."
+    if not borrowed(w.model): return 0., 0., 0.
+    return encoder_bytes(s.clip.experts if s.clip.enabled else []), *expert_bytes(w.model, w.ckpt, w.number, w.device.type == "cuda")
 
 # %% ../../nbs/day09_studio/20_predict.ipynb #eff4055b
 LIBRARIES = {"diffusers": 90e6, "transformers": 90e6, "open_clip": 60e6, "matplotlib": 15e6, "scipy.signal": 20e6}  # what importing them adds to a process
 FIRST = 170e6  # what the first clip of a process leaves behind: kernels, buffers of the allocator, threads of the server
 
-# %% ../../nbs/day09_studio/20_predict.ipynb #630e76fd
+# %% ../../nbs/day09_studio/20_predict.ipynb #73aded04
 def _channels(s) -> int:
     "Channels of the video codec's widest maps."
     import json
@@ -136,22 +135,24 @@ def _channels(s) -> int:
 
 def alive_bytes(s, w: Load) -> float | None:
     "Bytes that come and go in sampling and decoding; None: not known."
-    heads = 0 if borrowed(w.model) and w.device.type == "cuda" else w.model.get("heads", 4)     # there scores are never written down
-    try: held = feature_bytes(w.model, w.clock, w.number, w.rows) if borrowed(w.model) else 0.
-    except Exception: return None
+    ours, heads = not borrowed(w.model), w.model.get("heads", 4)
     if w.meetings is None: return None
-    return max(held + max(live_sample(w.rows, t, d, w.number, w.chunk, heads) for t, d in w.meetings), live_decode(w.clock, _channels(s), s.decode_chunk))
+    live = max(live_sample(w.rows, t, d if ours else (0, 0), w.number, w.chunk, heads if ours or w.device.type == "cpu" else 0) for t, d in w.meetings)
+    try: live += 0. if ours else feature_bytes(w.model, w.clock, w.number, w.rows)      # without the pairs, which a GPU never writes down
+    except Exception: return None
+    return max(live, live_decode(w.clock, _channels(s), s.decode_chunk))
 
 def peak_bytes(ctx, s, w: Load) -> float | None:
     "The largest memory of a run, as its card will say it; None: not known."
     from jointdit.studio.kits import kit_key
-    alive, kits, (loaded, settled), own = alive_bytes(s, w), ctx.kits, lent(s, w), weights(s, w.ckpt)
+    alive, kits, (told, loaded, settled), own = alive_bytes(s, w), ctx.kits, lent(s, w), weights(s, w.ckpt)
     if alive is None: return None
-    if w.device.type == "cuda": return own + max(loaded, settled + alive) + 40e6
+    clip = weight_bytes(s.clip.pretrained) if s.clip.enabled else 0.
+    if w.device.type == "cuda": return own - clip + settled + max(clip + told, alive) + 40e6      # encoders are put away before the first step
     if kits.kit is not None and kits.key == kit_key(s, w.ckpt): return resident() + alive * (1.3 if kits.pace else 1.) + (0 if kits.pace else FIRST)
     gone = sum(p.nbytes for p in kits.kit.model.parameters()) + own - weight_bytes(w.ckpt.with_suffix(".safetensors")) if kits.kit is not None else 0
     new = sum(b for name, b in LIBRARIES.items() if name not in sys.modules)
-    return resident() - gone + 1.6 * own + max(loaded, settled + alive) + new + (0 if kits.pace else FIRST)
+    return resident() - gone + 1.6 * own + told + max(loaded, settled + alive) + new + (0 if kits.pace else FIRST)
 
 # %% ../../nbs/day09_studio/20_predict.ipynb #30e23032
 def free_bytes(device) -> float | None:
