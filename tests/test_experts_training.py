@@ -1,13 +1,18 @@
 """Stage A on frozen experts, Stage B into them, checkpoints that stand on published weights, and refusals."""
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors import safe_open
 
 import expert_helpers as H
-from jointdit.core import AssetError, CheckpointError, ModelError, TrainError
+from jointdit.assets.expert_folder import old_hash, read_expert_folder
+from jointdit.core import AssetError, CheckpointError, ModelError, SettingsError, TrainError, load_json, save_json
 from jointdit.model.joint import JointDiT, build_model
 from jointdit.train.checkpoint import load_model, read_info
-from jointdit.train.experts import load_experts, resolve_experts
+from jointdit.sample.request import InferSettings, load_request, request_hash
+from jointdit.train.experts import FREE, ExpertsUse, load_experts, named_as_then, resolve_experts, use_experts
 from jointdit.train.stage import train_stage
 from jointdit.train.trainer import Trainer, TrainSettings
 
@@ -103,6 +108,72 @@ def test_frozen_experts_shrink_to_the_format_of_the_products(root):
     assert t.train_step(0)["loss_v"] > 0
     part = Trainer(settings(root, "part", groups=[dict(match="video.blocks", lr=1e-3)]))
     assert {p.dtype for p in part.model.video.net.parameters()} == {torch.float32}
+
+
+def test_what_needs_no_training_may_be_said_anew(root, stage_a, tmp_path):
+    "Stage B, whose architecture is its checkpoint's, and sampling take offload, walk, motion bucket, format and another folder."
+    moved = shutil.copytree(root/"models", tmp_path/"models")
+    free = dict(folder=str(moved/"video"), offload=True, walk="published", motion_bucket=40, frozen_dtype="bf16")
+    b = Trainer(settings(root, "free", stage="B", init=str(stage_a.checkpoint), groups=A_GROUPS, model=dict(expert_v=free)))
+    e = b.model.video.settings
+    assert {k: getattr(e, k) for k in FREE} == free and b.model.settings.width_v == 32 and b.model.audio.settings.offload is False
+    assert b.model.video._format() == torch.bfloat16 and b.train_step(0)["loss_v"] > 0
+    whole = MODEL | dict(expert_v=free, expert_a=dict(folder=str(moved/"audio"), offload=True))
+    assert Trainer(settings(root, "a", steps=4, model=whole)).model.audio.settings.offload      # and a run that goes on
+    model, _ = load_model(stage_a.checkpoint, experts=ExpertsUse(video=free))
+    assert {k: getattr(model.video.settings, k) for k in FREE} == free
+    us = torch.linspace(1, 0, 4)
+    assert torch.equal(model.video.walk(us), model.video.noise.walk(us)) and not torch.allclose(model.audio.walk(us), model.audio.noise.walk(us).float(), atol=1e-3)
+
+
+def test_all_else_is_architecture(root, stage_a):
+    cut = MODEL | dict(expert_v=dict(folder=str(root/"models/video"), cut=dict(meet=["mid"])), expert_a=dict(folder=str(root/"models/audio")))
+    with pytest.raises(CheckpointError, match="expert_v.cut.meet is None in the checkpoint"): Trainer(settings(root, "a", steps=4, model=cut))
+    native = H.ModelSettings(**MODEL)
+    with pytest.raises(ModelError, match="native one, which has no offload"): use_experts(native, dict(video=dict(offload=True)))
+    fresh = H.settings()
+    with pytest.raises(ModelError, match="trained from nothing"): use_experts(fresh, dict(audio=dict(folder="models/audio")))
+
+
+def test_a_request_says_how_experts_are_used(tmp_path):
+    (tmp_path/"infer.yaml").write_text("experts: {video: {offload: true, walk: published}}\n")
+    s = load_request(tmp_path/"infer.yaml", assignments=["experts.audio.folder=models/audio"], env={}, say=(said := []).append)
+    assert s.experts.said() == dict(video=dict(offload=True, walk="published"), audio=dict(folder="models/audio")) and "experts.video.walk" in said[0]
+    assert InferSettings(**s.model_dump(mode="json")).experts == s.experts              # through a card and back
+    plain = InferSettings()
+    assert request_hash(plain, 0, "c") != request_hash(plain.model_copy(update=dict(experts=s.experts)), 0, "c")
+    (tmp_path/"wrong.yaml").write_text("experts: {video: {cut: mid}}\n")
+    with pytest.raises(SettingsError, match="known here: folder, walk, motion_bucket, frozen_dtype, offload"): load_request(tmp_path/"wrong.yaml", env={})
+
+
+def test_the_same_weights_have_one_name(root, stage_a, tmp_path):
+    "What diffusers writes about itself is no part of an expert; the name of an older checkpoint holds; the scaling belongs to it."
+    folder = Path(shutil.copytree(root/"models/video", tmp_path/"video"))
+    then = H.ExpertSettings(**read_info(stage_a.checkpoint).model["expert_v"] | {"folder": str(folder)})
+    s, old = H.ModelSettings(expert_v=then), old_hash(folder/"unet")
+    config = load_json(folder/"unet/config.json")
+    save_json(folder/"unet/config.json", config | {"_diffusers_version": "9.9"})
+    assert resolve_experts(s).expert_v.hash == then.hash != old_hash(folder/"unet") != old
+    save_json(folder/"unet/config.json", config)
+    past = then.model_copy(update=dict(hash=old_hash(folder/"unet")))
+    now = resolve_experts(s.model_copy(update=dict(expert_v=past)))
+    assert now.expert_v.hash == then.hash and named_as_then(now, {"expert_v": {"hash": past.hash}}).expert_v.hash == past.hash
+    save_json(folder/"unet/config.json", config | {"num_frames": 9})
+    with pytest.raises(CheckpointError, match="not the weights"): resolve_experts(s)
+    save_json(folder/"unet/config.json", config)
+    latents = load_json(folder/"latents.json")
+    save_json(folder/"latents.json", latents | {"std": [9.]*4})
+    with pytest.raises(CheckpointError, match="its latents are not: std"): resolve_experts(s)
+
+
+def test_an_expert_without_its_codecs_config_is_refused(root, tmp_path):
+    "Nothing would say how its latents are scaled; the cache's statistics are no substitute."
+    folder = Path(shutil.copytree(root/"models/video", tmp_path/"svd"))
+    (folder/"latents.json").unlink()
+    with pytest.raises(AssetError) as e: read_expert_folder(folder)
+    for words in ("svd/vae/config.json", "stabilityai/stable-video-diffusion-img2vid", "Licences", "make assets PROFILE=svd"): assert words in str(e.value)
+    save_json(folder/"vae/config.json", {"scaling_factor": .18215})
+    assert read_expert_folder(folder)["scaling"] == .18215
 
 
 def test_missing_and_wrong_folders(root, tmp_path):

@@ -76,7 +76,7 @@ def load_kit(
     found = dict(video_codec=(video.fingerprint, s.video_vae_path, "video_vae_path"), audio_codec=(audio.fingerprint, s.audio_vae_path, "audio_vae_path"))
     if clip: found["text_encoder"] = (clip.fingerprint, f"{s.clip.variant}, {s.clip.pretrained}", "clip")
     check_fingerprints(path, recipe, found)
-    model, info = load_model(path, device, knobs=_knobs(s, info))
+    model, info = load_model(path, device, knobs=_knobs(s, info), experts=s.experts)
     check_channels(path, model, video, audio, clip)
     model.settle(dtype)
     trained = Timeline.from_dict(info.data["timeline"]) if info.data.get("timeline") else Timeline(24, 12)

@@ -7,7 +7,7 @@ __all__ = ['INFER_ENV', 'SHIPPED', 'LatentShape', 'ManualShapes', 'ClockSettings
            'load_request', 'direction', 'shipped_checkpoint', 'pick_checkpoint', 'check_fingerprints', 'check_channels',
            'make_clock', 'request_hash']
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #f97ffece
+# %% ../../nbs/day06_sampler/03_request.ipynb #efa7103a
 from pathlib import Path
 from typing import ClassVar
 from pydantic import Field, field_validator, model_validator
@@ -18,15 +18,16 @@ from .solvers import SamplerSettings
 from ..settings import KNOBS_ENV, Knobs, Runtime, Strict, load_settings
 from ..timeline import AudioGrid, Timeline, VideoGrid, as_fps
 from ..train.checkpoint import find_checkpoint, newest_run
+from ..train.experts import ExpertsUse
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #4cdb477d
+# %% ../../nbs/day06_sampler/03_request.ipynb #0b78086a
 class LatentShape(Strict):
     "Channels, height and width of latents; of audio latents, height is time and width is frequency."
     c: int = Field(ge=1, description="channels")
     h: int = Field(ge=1, description="rows of a video latent; audio latents along time")
     w: int = Field(ge=1, description="columns of a video latent; audio latents along frequency")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #6c64433d
+# %% ../../nbs/day06_sampler/03_request.ipynb #9f0989a4
 class ManualShapes(Strict):
     "A clock given by hand, for tests without a reference clip."
     T: int = Field(ge=1, description="video latents")
@@ -35,7 +36,7 @@ class ManualShapes(Strict):
     video: LatentShape | None = Field(None, description="shape of one video latent; replaced where it contradicts the checkpoint")
     audio: LatentShape | None = Field(None, description="shape of the audio latents; replaced where it contradicts the clock")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #b9eade83
+# %% ../../nbs/day06_sampler/03_request.ipynb #2596b48b
 class ClockSettings(Strict):
     "Where the clip's lengths come from."
     ref_meta: str | None = Field(None, description="meta of a cached clip: gives the clock, and a first frame if asked")
@@ -44,7 +45,7 @@ class ClockSettings(Strict):
     mp4_fps: float | str | None = Field(None, description="frames per second; the rate of a ref_meta wins; empty: as in training")
     audio_sr: int | None = Field(None, ge=1000, description="samples per second; the audio codec's own rate wins")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #3ddc4c1a
+# %% ../../nbs/day06_sampler/03_request.ipynb #94cde159
 class GivenSettings(Strict):
     "What the sampler must not invent."
     given_video: str | None = Field(None, description="video that gets a new sound (video to audio)")
@@ -53,7 +54,7 @@ class GivenSettings(Strict):
     prefix_seconds: float = Field(0.5, gt=0, description="how much of continue_from is given")
     given_start: float = Field(0., ge=0, description="second of the given file where the clip begins")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #65c29bef
+# %% ../../nbs/day06_sampler/03_request.ipynb #c974cf9b
 class CodecPaths(Strict):
     "The folders of the codecs."
     video_vae_path: str = Field("toy:svd/vae", description="folder of the video VAE")
@@ -61,14 +62,14 @@ class CodecPaths(Strict):
     vocoder_path: str | None = Field(None, description="folder of the vocoder; empty: beside the audio VAE")
     decode_chunk: int = Field(8, ge=1, description="frames decoded at once: memory, never the number of frames")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #035d8da8
+# %% ../../nbs/day06_sampler/03_request.ipynb #5108ef64
 INFER_ENV = {"JOINTDIT_PROMPT": "prompt", "JOINTDIT_NEG_PROMPT": "negative_prompt", "JOINTDIT_CKPT": "ckpt",
              "JOINTDIT_REF_META": "ref_meta", "JOINTDIT_STEPS": "steps", "JOINTDIT_SEED": "seeds",
              "JOINTDIT_WV": "guidance.weight_v", "JOINTDIT_WA": "guidance.weight_a", "JOINTDIT_WT": "guidance.weight_txt",
              "JOINTDIT_WNT": "guidance.weight_neg_txt", "JOINTDIT_WI": "guidance.weight_img",
              "JOINTDIT_USE_IMG": "clip.use_image_firstframe", **KNOBS_ENV}
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #ce8c0288
+# %% ../../nbs/day06_sampler/03_request.ipynb #8d2bbe0d
 def _sensible(s):
     "Raise ValueError for combinations that cannot be meant."
     sources = [k for k in ("given_video", "given_audio", "continue_from") if getattr(s, k)]
@@ -80,7 +81,7 @@ def _sensible(s):
                          "(for example data/cache/meta/val/<clip>.json), or clip.image_path, or use_image_firstframe: false")
     return s
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #f117a31c
+# %% ../../nbs/day06_sampler/03_request.ipynb #f8369fa5
 class InferSettings(SamplerSettings, ClockSettings, GivenSettings, CodecPaths):
     "configs/day06_infer.yaml and configs/ui_infer.yaml: one request for one or more clips."
     ENV: ClassVar[dict[str, str]] = INFER_ENV
@@ -92,6 +93,7 @@ class InferSettings(SamplerSettings, ClockSettings, GivenSettings, CodecPaths):
     clip: ClipSettings = Field(default_factory=ClipSettings, description="text and image conditions")
     runtime: Runtime = Field(default_factory=Runtime, description="device and dtype")
     knobs: Knobs = Field(default_factory=Knobs, description="memory knobs; those that are not set are the checkpoint's")
+    experts: ExpertsUse = Field(default_factory=ExpertsUse, description="how pretrained experts are used this time")
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -107,7 +109,7 @@ class InferSettings(SamplerSettings, ClockSettings, GivenSettings, CodecPaths):
 
     check = model_validator(mode="after")(_sensible)
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #a886739c
+# %% ../../nbs/day06_sampler/03_request.ipynb #b8ab100d
 def load_request(
     path=None,  # YAML, or None for the defaults
     options: dict = {},  # dotted name -> value from the command line; None: not given
@@ -125,7 +127,7 @@ def load_request(
     if said: say("settings (all others are defaults):\n  " + "\n  ".join(said))
     return loaded.settings
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #4a3a44a5
+# %% ../../nbs/day06_sampler/03_request.ipynb #01b7c3a5
 def direction(s: InferSettings) -> str:
     "What is made from what, in words."
     if s.given_video: return "video -> audio"
@@ -133,7 +135,7 @@ def direction(s: InferSettings) -> str:
     if s.continue_from: return "continuation"
     return "image -> both" if s.clip.image_path or s.clip.use_image_firstframe else "text -> both"
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #84b507eb
+# %% ../../nbs/day06_sampler/03_request.ipynb #2a7bc3a0
 SHIPPED = "toy:joint/model.safetensors"
 
 def shipped_checkpoint(
@@ -144,7 +146,7 @@ def shipped_checkpoint(
     if path.is_file(): return path
     raise SampleError(f"{path}: this package comes without a trained toy model. Train one (`make demo`, or `make final-train-a`).")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #9f3e68a2
+# %% ../../nbs/day06_sampler/03_request.ipynb #89f9a0b1
 def pick_checkpoint(
     s: InferSettings,
     root="checkpoints",  # folder of all runs
@@ -163,7 +165,7 @@ def pick_checkpoint(
     say(f"checkpoint: the toy model that comes with the package ({root}/ has none yet; `make demo` trains your own)")
     return found
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #92d5b0e9
+# %% ../../nbs/day06_sampler/03_request.ipynb #f64e6088
 def check_fingerprints(
     path,  # of the checkpoint, for the message
     recipe: dict,  # fingerprints that it was trained on
@@ -175,7 +177,7 @@ def check_fingerprints(
             raise SampleError(f"{path}: this checkpoint was trained with the {key.replace('_', ' ')} {recipe[key]}, but {setting}: {folder} "
                               f"is {mark}. Its latents mean something else: set {setting} to the one of training, or train on a cache made with this one.")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #b9aee0db
+# %% ../../nbs/day06_sampler/03_request.ipynb #647ceca3
 def check_channels(path, model, video, audio, clip):
     "Raises SampleError when the model's channels or features are not those of the codecs."
     m = model.settings
@@ -184,7 +186,7 @@ def check_channels(path, model, video, audio, clip):
     for what, a, b in pairs:
         if a != b: raise SampleError(f"{path}: the model takes {a} {what}, the loaded codec or encoder makes {b}. Use the folders that it was trained with.")
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #48a899c1
+# %% ../../nbs/day06_sampler/03_request.ipynb #7a38452c
 def _by_hand(m: ManualShapes, video: VideoGrid, audio: AudioGrid, rate: int, say) -> Timeline:
     "The clock of manual shapes; what contradicts the codecs is replaced and said."
     if m.sr != rate: say(f"manual_shapes.sr: {m.sr} -> {rate} (the audio codec's rate)")
@@ -197,7 +199,7 @@ def _by_hand(m: ManualShapes, video: VideoGrid, audio: AudioGrid, rate: int, say
             say(f"manual_shapes.{k}: c {asked.c}, h {asked.h}, w {asked.w} -> c {c}, h {h}, w {w} ({why})")
     return clock
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #406719f9
+# %% ../../nbs/day06_sampler/03_request.ipynb #cf2e2880
 def _fitting(s: InferSettings, trained: Timeline) -> float:
     "Seconds of the clip: as asked, or as trained, or what the given file still has."
     path = s.given_video or s.given_audio
@@ -209,7 +211,7 @@ def _fitting(s: InferSettings, trained: Timeline) -> float:
     if left <= 0.05: raise SampleError(f"{path}: given_start {s.given_start:.2f} s lies at or behind its end ({track.end:.2f} s).")
     return min(trained.seconds, left)
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #dd29aac3
+# %% ../../nbs/day06_sampler/03_request.ipynb #6f113c7c
 def make_clock(
     s: InferSettings,
     trained: Timeline,  # the clock of the checkpoint
@@ -231,15 +233,15 @@ def make_clock(
     if short != clock: say(f"max_t {max_t}: {clock.seconds:.3f} s -> {short.seconds:.3f} s, of both streams")
     return _rates(s, short, say)
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #921d5ab3
+# %% ../../nbs/day06_sampler/03_request.ipynb #80e1ee2e
 def _rates(s: InferSettings, clock: Timeline, say) -> Timeline:
     "Say which rates of the request gave way: another rate would move the sound against the picture."
     if s.mp4_fps and as_fps(s.mp4_fps) != clock.fps: say(f"mp4_fps: {s.mp4_fps} -> {clock.fps} (the clock's; it keeps sound and picture together)")
     if s.audio_sr and s.audio_sr != clock.sample_rate: say(f"audio_sr: {s.audio_sr} -> {clock.sample_rate} (the audio codec's rate)")
     return clock
 
-# %% ../../nbs/day06_sampler/03_request.ipynb #7f38f087
+# %% ../../nbs/day06_sampler/03_request.ipynb #abf72751
 def request_hash(s: InferSettings, seed: int, ckpt_hash: str) -> str:
     "16 hex digits that name what a clip was made from."
-    said = s.model_dump(mode="json", exclude={"out_dir", "seeds", "ckpt"})
+    said = s.model_dump(mode="json", exclude={"out_dir", "seeds", "ckpt"} | ({"experts"} if not s.experts.said() else set()))
     return f"{derive_seed('request', said, seed, ckpt_hash):016x}"

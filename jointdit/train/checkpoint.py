@@ -7,7 +7,7 @@ __all__ = ['FOLDERS', 'run_folder', 'ckpt_path', 'step_of', 'CheckpointInfo', 'h
            'checkpoints', 'latest', 'prune', 'newest_run', 'find_checkpoint', 'read_state', 'read_weights', 'read_info',
            'differences', 'check_architecture', 'check_data', 'check_knobs', 'fill_model', 'own_tensors', 'load_model']
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #9a7f60b4
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #05292cd4
 import json, re, shutil, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from ..core import CheckpointError, JointDiTError, file_hash, is_disk_full, toy_path, write_atomic
 from ..model.joint import ModelSettings, build_model
-from .experts import load_experts, resolve_experts
+from .experts import FREE, load_experts, resolve_experts, use_experts
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #a25baad0
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #8a25637b
 FOLDERS = {"A": "day05_stage_a", "B": "day07_stage_b"}
 
 def run_folder(
@@ -31,18 +31,18 @@ def run_folder(
     "Folder of a run: checkpoints/day05_stage_a_<suffix>, or without the underscore's tail for an empty suffix."
     return Path(root) / "_".join(filter(None, (FOLDERS.get(stage, f"stage_{stage}"), suffix)))
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #0506a22a
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #49697e6e
 def ckpt_path(folder, step: int) -> Path:
     "Name of the training state of a step."
     return Path(folder) / f"ckpt_step_{step:06d}.pt"
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f3b1f8a0
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #0c934d23
 def step_of(path) -> int:
     "The step that a checkpoint's name says, or -1."
     found = re.fullmatch(r"ckpt_step_(\d+)\.(pt|safetensors)", Path(path).name)
     return int(found[1]) if found else -1
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #31493739
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #d65b9430
 @dataclass
 class CheckpointInfo:
     "What a checkpoint says about itself."
@@ -58,7 +58,7 @@ class CheckpointInfo:
     @property
     def hash(self): return file_hash(self.path)[:16]
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #d8ad1504
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #d16115d9
 def header_text(
     stage: str,
     step: int,
@@ -72,12 +72,12 @@ def header_text(
     said = dict(format=1, stage=stage, step=step, model=model, knobs=knobs, data=data, settings=settings, extras=extras or {})
     return json.dumps(said, default=str, sort_keys=True)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #2e50730f
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #37bd10b8
 def _info(text, path):
     said = json.loads(text)
     return CheckpointInfo(Path(path), **{k: v for k, v in said.items() if k != "format"})
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #494c80fa
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #daa44c3f
 def tensor_bytes(tree) -> int:
     "Bytes of all tensors in nested dicts and lists."
     if torch.is_tensor(tree): return tree.numel() * tree.element_size()
@@ -85,7 +85,7 @@ def tensor_bytes(tree) -> int:
     if isinstance(tree, (list, tuple)): return sum(map(tensor_bytes, tree))
     return 0
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #caabc621
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #a3641a04
 def _full(path, need):
     last = latest(Path(path).parent)
     kept = f"The last good checkpoint is {last}." if last else "No checkpoint of this run exists yet."
@@ -93,7 +93,7 @@ def _full(path, need):
     return CheckpointError(f"{path}: the disk is full: {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free. {kept} "
                            "Free some space (keep_last_n keeps fewer) and run the same command again: it resumes.")
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #53b263e5
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #96291963
 def _write(path, need, writer):
     path.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(path.parent).free < need * 1.05 + 1e6: raise _full(path, need)
@@ -103,7 +103,7 @@ def _write(path, need, writer):
         if any(is_disk_full(c) for c in causes) or "PytorchStreamWriter" in str(e): raise _full(path, need) from e
         raise
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #afda5df0
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #207bc9ce
 def write_checkpoint(
     folder,          # folder of the run
     step: int,
@@ -120,17 +120,17 @@ def write_checkpoint(
     prune(folder, keep_last_n)
     return path
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f4550797
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #57e9d4d2
 def checkpoints(folder) -> list:
     "Training states in a folder, by step."
     return sorted((p for p in Path(folder).glob("ckpt_step_*.pt") if step_of(p) >= 0), key=step_of)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #24077fb7
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #7a9f88cc
 def latest(folder):
     "The training state of the highest step, or None."
     return next(reversed(checkpoints(folder)), None)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #43558112
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #76fc5693
 def prune(folder, keep_last_n: int):
     "Delete all but the last `keep_last_n` checkpoints (0: none), and what an interrupted write left."
     for p in checkpoints(folder)[:-keep_last_n] if keep_last_n else []:
@@ -139,7 +139,7 @@ def prune(folder, keep_last_n: int):
     for p in Path(folder).glob("ckpt_step_*.safetensors"):
         if not p.with_suffix(".pt").exists() and checkpoints(folder): p.unlink()
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f278bc74
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #1dafd628
 def newest_run(
     stage: str,          # "A" or "B"
     root="checkpoints",
@@ -149,7 +149,7 @@ def newest_run(
     found = [c for c in map(latest, runs) if c]
     return max(found, key=lambda p: p.stat().st_mtime_ns, default=None)
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #404c09b5
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #a60f050f
 def find_checkpoint(path) -> Path:
     "The file that a path means: itself, the last checkpoint of a folder, or `toy:...` in the package. Raises CheckpointError."
     path = toy_path(path)
@@ -161,7 +161,7 @@ def find_checkpoint(path) -> Path:
     raise CheckpointError(f"{path}: there is no such checkpoint. " + (f"In its folder: {', '.join(near)}." if near else
                           "Train one with scripts/train/train_stage_a.py, or give the path of another."))
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #34bfe1b4
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #bff9e25c
 def read_state(path) -> dict:
     "The whole training state of a `.pt`, on the CPU. Raises CheckpointError for a broken file or one of another make."
     path = find_checkpoint(path)
@@ -174,7 +174,7 @@ def read_state(path) -> dict:
         raise CheckpointError(f"{path}: not a JointDiT checkpoint (no header).")
     return state
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #3c3de9b1
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #3e92efd0
 def _read_safetensors(path):
     try:
         with safe_open(path, "pt") as f: text = (f.metadata() or {}).get("jointdit")
@@ -183,7 +183,7 @@ def _read_safetensors(path):
     if text is None: raise CheckpointError(f"{path}: not a JointDiT checkpoint (no `jointdit` entry in its metadata).")
     return text, weights
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #1919339f
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #96ebddf9
 def read_weights(path):
     "Header and averaged weights of a checkpoint of either kind: (CheckpointInfo, dict name -> tensor)."
     path = find_checkpoint(path)
@@ -193,7 +193,7 @@ def read_weights(path):
         text, weights = state["header"], {**state["model"], **state["ema"]}
     return _info(text, path), weights
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #4db2bacb
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #f3e7d53c
 def read_info(path) -> CheckpointInfo:
     "Only the header of a checkpoint (quick, if its `.safetensors` lies beside it)."
     path = find_checkpoint(path)
@@ -203,7 +203,7 @@ def read_info(path) -> CheckpointInfo:
         with safe_open(beside, "pt") as f: return _info(f.metadata()["jointdit"], path)
     except Exception as e: raise CheckpointError(f"{beside}: cannot be read as a JointDiT checkpoint ({e}).") from e
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #04473ff9
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #20c79386
 def differences(
     a: dict,  # nested settings
     b: dict,
@@ -219,19 +219,19 @@ def differences(
 
 def _plain(x): return json.loads(json.dumps(x, default=str))
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #b041cd68
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #8495f856
 def check_architecture(
     info: CheckpointInfo,
     wanted: dict,  # ModelSettings that the run's YAML asks for
 ):
     "Raise CheckpointError, naming the settings, if a checkpoint is of another architecture."
-    free = ("checkpointing",)  # may differ: it changes memory, not the weights
+    free = ("checkpointing", *(f"expert_{s}.{k}" for s in "va" for k in FREE))  # may differ: memory and use, not the weights
     if diff := {k: v for k, v in differences(info.model, wanted).items() if k not in free}:
         said = ", ".join(f"{k} is {a} in the checkpoint and {b} in the settings" for k, (a, b) in diff.items())
         raise CheckpointError(f"{info.path}: this checkpoint is of another architecture: {said}. Use its settings, give "
                               "another --ckpt-suffix, or start over with --no-resume.")
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #833ecc52
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #0824e6c7
 def check_data(
     info: CheckpointInfo,
     about: dict,  # what the cache of now says: {"recipe": ...}
@@ -244,7 +244,7 @@ def check_data(
         raise CheckpointError(f"{info.path}: it was trained on a cache of other latents ({said}). Make the cache with the same "
                               "assets, or train anew with another --ckpt-suffix.")
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #02d0e851
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #7e471a71
 def check_knobs(
     info: CheckpointInfo,
     knobs: dict,  # the knobs of now
@@ -256,7 +256,7 @@ def check_knobs(
     warnings.warn(said, stacklevel=2)
     return [said]
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #bcc564ad
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #e88ab505
 def fill_model(model, weights: dict, info: CheckpointInfo):
     "Load weights into a model; raises CheckpointError if names or shapes differ. Tensors of published experts may be left out."
     have = {k: tuple(v.shape) for k, v in model.state_dict().items()}
@@ -269,7 +269,7 @@ def fill_model(model, weights: dict, info: CheckpointInfo):
     model.load_state_dict(weights, strict=False)
     return model
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #d1178443
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #ab838400
 def own_tensors(
     model,
     tuned=(),  # names of published tensors that are not as published any more
@@ -278,15 +278,17 @@ def own_tensors(
     left = model.borrowed() - set(tuned)
     return {k: v for k, v in model.state_dict().items() if k not in left}
 
-# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #c6e7bb56
+# %% ../../nbs/day05_stage_a/01_checkpoint.ipynb #21873052
 def load_model(
     path,           # .pt, .safetensors, or a folder of a run
     device="cpu",
     knobs=None,     # Knobs to run with; None: those of training
+    experts=None,   # ExpertsUse: how its pretrained experts are used; None: as in training
 ):
-    "The model with its averaged (EMA) weights, ready to use, and its CheckpointInfo. Raises CheckpointError."
+    "The model with its averaged (EMA) weights, ready to use, and its CheckpointInfo. Raises CheckpointError, ModelError."
     info, weights = read_weights(path)
-    model = fill_model(load_experts(build_model(resolve_experts(ModelSettings(**info.model)))), weights, info)
+    shapes = use_experts(ModelSettings(**info.model), experts.said() if experts else {})
+    model = fill_model(load_experts(build_model(resolve_experts(shapes))), weights, info)
     now = dict(info.knobs) if knobs is None else knobs.model_dump()
     check_knobs(info, now)
     for k, v in now.items(): setattr(model.knobs, k, v)

@@ -26,7 +26,7 @@ from .metrics import MetricsLog, TimeBins, heldout_batches
 from .pieces import Crew
 from .optim import (EMA, GradNorms, Group, OptimSettings, ScheduleSettings, build_optimizers, freeze_others,
     load_optimizers, match_groups)
-from .experts import load_experts, resolve_experts
+from .experts import free_settings, load_experts, named_as_then, only_free, resolve_experts, use_experts
 from .path import DropSettings, TaskMix, TimeSettings
 
 # %% ../../nbs/day05_stage_a/03_run.ipynb #ee46c3b7
@@ -75,7 +75,7 @@ class TrainSettings(Strict):
     runtime: Runtime = Field(default_factory=Runtime, description="device, numbers, seed")
     knobs: Knobs = Field(default_factory=Knobs, description="memory knobs")
     data: DataSettings = Field(default_factory=DataSettings, description="what is trained on")
-    model: ModelSettings | None = Field(None, description="the architecture; empty: that of `init`, or the defaults")
+    model: ModelSettings | None = Field(None, description="the architecture; empty, or only folder, walk, motion_bucket, frozen_dtype, offload of experts: that of `init`, or the defaults")
     tasks: TaskMix = Field(default_factory=TaskMix, description="how often each task is drawn")
     time: TimeSettings = Field(default_factory=TimeSettings, description="how times are drawn")
     drop: DropSettings = Field(default_factory=DropSettings, description="how often conditions are taken away")
@@ -163,7 +163,8 @@ def _setup_model(self: Trainer):
     s, last = self.settings, self._last_state()
     source = last or self._init_path()
     info = self._checked(source) if source else None
-    shapes = resolve_experts(ModelSettings(**info.model) if info else fit_model(s.model, self.data, self.say), _seen(self.data))
+    then = use_experts(ModelSettings(**info.model), free_settings(s.model)) if info else fit_model(s.model, self.data, self.say)
+    shapes = resolve_experts(then, _seen(self.data))
     self.model = load_experts(build_model(shapes, s.knobs.model_copy(), derive_seed(s.runtime.seed, "weights")))
     self.tuned = set()   # published tensors that are not as published any more
     self.model.settings.checkpointing = s.grad_checkpointing
@@ -176,7 +177,9 @@ def _setup_model(self: Trainer):
 def _checked(self: Trainer, path):
     "The header of a checkpoint that fits the settings and the cache. Raises CheckpointError."
     s, info = self.settings, read_info(path)
-    if s.model: check_architecture(info, resolve_experts(fit_model(s.model, self.data, lambda line: None), _seen(self.data)).model_dump())
+    if s.model and not only_free(s.model):
+        asked = resolve_experts(fit_model(s.model, self.data, lambda line: None), _seen(self.data))
+        check_architecture(info, named_as_then(asked, info.model).model_dump())
     check_data(info, self.about); check_knobs(info, s.knobs.model_dump())
     return info
 
