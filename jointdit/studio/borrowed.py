@@ -7,7 +7,7 @@ __all__ = ['PLAIN_PARTS', 'borrowed', 'used', 'voice', 'wanted', 'asked', 'suits
            'check_encoders', 'tools', 'config_like', 'numbers', 'weight_bytes', 'encoder_bytes', 'expert_bytes',
            'meetings', 'feature_bytes']
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #ad47e6b5
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #caf1b6c0
 import json, math, struct, threading
 from functools import lru_cache
 from pathlib import Path
@@ -15,18 +15,18 @@ from ..core import JointDiTError, SampleError, toy_path
 from ..settings import load_settings
 from .paths import roots_of
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #0b339f8a
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #37f2c10c
 def borrowed(model: dict) -> dict:
     "Stream -> what a checkpoint's header says about its pretrained expert; empty for a native model."
     return {k: e for k in ("video", "audio") if (e := model.get(f"expert_{k[0]}"))}
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #5fde4670
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #82ba98b5
 def used(model: dict, s) -> dict:
     "A header's architecture as a request uses it."
     said = s.experts.said() if getattr(s, "experts", None) else {}
     return model | {f"expert_{k[0]}": e | said[k] for k, e in borrowed(model).items() if k in said}
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #f9b9f6d5
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #01bab1a8
 def voice(folder) -> str | None:
     "Whose encoders lie in an expert's folder, or belong there."
     from jointdit.assets.conditioner import USUAL, VOICES
@@ -34,7 +34,7 @@ def voice(folder) -> str | None:
     found = next((v for k, v in VOICES.items() if (root/k).is_dir()), USUAL.get(root.name))
     return found and found.__name__
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #03b87dda
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #2bc22724
 def wanted(model: dict) -> dict:
     "Name of encoders -> folder, for experts that are told something by encoders of their own."
     from jointdit.model.factory import CLASSES
@@ -45,7 +45,7 @@ def wanted(model: dict) -> dict:
         if e.get("folder") and not elsewhere and (v := voice(e["folder"])): out[v] = e["folder"]
     return out
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #8d16f090
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #de5ba170
 def asked(ctx, config: str):
     "What a config asks for by itself (InferSettings); None for one that cannot be read."
     from jointdit.sample.request import InferSettings
@@ -56,14 +56,14 @@ def suits(model: dict, s) -> bool:
     "Does a request name the encoders that the experts listen to, and no others?"
     return not s.clip.enabled or {voice(f) for f in s.clip.experts} == set(wanted(used(model, s)))
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #f75fc1e1
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #ccfaf9f2
 def config_for(ctx, info, names: list) -> str | None:
     "The config for a checkpoint, among those of the menu."
     own = (info.settings.get("output") or {}).get("sample_cfg")
     order = [n for n in names if n == own] + [n for n in names if n != own]
     return next((n for n in order if (s := asked(ctx, n)) and suits(info.model, s)), None)
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #f85c0f1f
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #2bb80e71
 def header(ctx, ckpt=None):
     "What the checkpoint of a request says about itself (CheckpointInfo); None where that cannot be read at once."
     from jointdit.sample.request import InferSettings, pick_checkpoint
@@ -73,14 +73,14 @@ def header(ctx, ckpt=None):
         return read_info(path) if path.with_suffix(".safetensors").is_file() else None
     except JointDiTError: return None
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #f9fccb1e
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #3695961e
 def suited(ctx, ckpt, config: str, names: list) -> str:
     "The config, or a better one for this checkpoint."
     info, s = header(ctx, ckpt), asked(ctx, config)
     if info is None or s is None or suits(info.model, s): return config
     return config_for(ctx, info, names) or config
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #27a2f7e3
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #dd7ca53f
 def check_encoders(ctx, s, config: str, names: list):
     "Raises SampleError when experts would hear nothing from their own encoders."
     info = header(ctx, s.ckpt) if s.clip.enabled else None
@@ -91,7 +91,7 @@ def check_encoders(ctx, s, config: str, names: list):
     if better: raise SampleError(f"Config: choose {better}. This checkpoint listens to the encoders in {folders}, and {config} does not name them.")
     raise SampleError(f"Config: {config} does not name the encoders in {folders}, which this checkpoint listens to. Choose a config that has them in clip.experts, and the codecs beside them.")
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #926de67e
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #b25e0c95
 def tools(s) -> dict:
     "Codecs, encoders and changes to the experts of a request: what is loaded besides the checkpoint."
     said = s.model_dump(mode="json", include={"video_vae_path", "audio_vae_path", "vocoder_path", "clip", "experts"})
@@ -102,7 +102,7 @@ def config_like(ctx, s, names: list) -> str | None:
     found = [(n, c) for n in names if (c := asked(ctx, n)) and tools(c) == tools(s)]
     return next((n for n, c in found if Path(c.out_dir).name == Path(s.out_dir).name), found[0][0] if found else None)
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #833ba079
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #6dda6aa9
 def numbers(file) -> dict:
     "Tensor -> how many numbers, of a safetensors file, without reading them."
     with open(file, "rb") as f: head = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
@@ -114,7 +114,7 @@ def weight_bytes(path, stored: bool = False) -> float:
     files = [p] if p.is_file() else [*p.glob("*.safetensors"), *p.glob("*.bin")] if p.is_dir() else []
     return sum(4*sum(numbers(f).values()) if f.suffix == ".safetensors" and not stored else f.stat().st_size for f in files)
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #b5f5c328
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #2907c317
 PLAIN_PARTS = ("vae", "projection_model")   # models of diffusers among the parts of a folder
 
 def encoder_bytes(folders) -> float:
@@ -125,7 +125,7 @@ def encoder_bytes(folders) -> float:
         if kind := kinds.get(voice(f)): out += sum(weight_bytes(f"{f}/{part}", stored=part not in PLAIN_PARTS) for part in kind.parts)
     return out
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #a4a2659f
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #5af3816f
 def expert_bytes(model: dict, ckpt, number: int, on_gpu: bool = False) -> tuple[float, float]:
     "Bytes of the experts' networks: while they are loaded, and while they run. Raises AssetError that says what to fetch."
     from jointdit.assets.expert_folder import net_folder, weight_files
@@ -137,7 +137,7 @@ def expert_bytes(model: dict, ckpt, number: int, on_gpu: bool = False) -> tuple[
         loaded, settled = loaded + 4*n, settled + n*dict(fp32=4, bf16=2).get(e.get("frozen_dtype"), number)
     return loaded, settled
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #cbb492ef
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #0a367299
 @lru_cache(maxsize=4)
 def _outline(said: str, number: int):
     import torch
@@ -147,7 +147,7 @@ def _outline(said: str, number: int):
     here = {f"expert_{k}": e.model_copy(update=dict(offload=False)) for k in "va" if (e := getattr(s, f"expert_{k}"))}
     return meta_model(s.model_copy(update=here), torch.float32 if number == 4 else torch.bfloat16).requires_grad_(False)
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #300ebc3f
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #c74e8f8e
 def meetings(model: dict, clock, number: int = 4) -> list:
     "((video tokens, audio tokens), (widths)) of every joint block."
     import torch
@@ -155,7 +155,7 @@ def meetings(model: dict, clock, number: int = 4) -> list:
     with _ONE: lay = {k: m.expert(k).layouts(m._layout(k, torch.empty(1, *s, device="meta"), clock)) for k, s in shapes.items()}
     return [tuple(zip(*((len(lay[k][i]), m.expert(k).widths[i]) for k in shapes))) for i in range(len(m.joint))]
 
-# %% ../../nbs/day09_studio/19a_borrowed.ipynb #830635ae
+# %% ../../nbs/day09_studio/19a_borrowed.ipynb #33d4024b
 _ONE = threading.Lock()      # an outline walks once at a time
 
 @lru_cache(maxsize=64)
