@@ -4,7 +4,7 @@
 __all__ = ['KINDS', 'path_size', 'unit_parts', 'to_velocity', 'from_velocity', 'NoiseSettings', 'noise_settings', 'EDM', 'over',
            'DDPM', 'Flow', 'make_noise']
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #d09d3ffc
+# %% ../../nbs/day03_experts/04_schedules.ipynb #e293dbf6
 import functools, math
 from typing import Literal
 import torch
@@ -13,7 +13,7 @@ from pydantic import Field
 from ..core import ModelError
 from ..settings import Strict
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #d99edb27
+# %% ../../nbs/day03_experts/04_schedules.ipynb #e5c7061b
 def path_size(t):  # time, number or tensor
     "Spread of a point of the straight path at time t, for data and noise of spread 1."
     return ((1 - t)**2 + t**2)**.5
@@ -23,7 +23,7 @@ def unit_parts(t):  # -> (a, b): shares of data and of noise, a^2 + b^2 = 1
     s = path_size(t)
     return (1 - t) / s, t / s
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #f48fd411
+# %% ../../nbs/day03_experts/04_schedules.ipynb #09638293
 def to_velocity(
     out,   # what the network said
     z,     # what it was shown, at size one
@@ -34,13 +34,13 @@ def to_velocity(
     if prediction == "epsilon": return ((a + b) * out - z) / a
     return (b - a) * z + (a + b) * out
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #1b702876
+# %% ../../nbs/day03_experts/04_schedules.ipynb #0a68bd92
 def from_velocity(velocity, z, a, b, prediction: str):
     "What the network would have had to say: the inverse of `to_velocity`."
     if prediction == "epsilon": return (a * velocity + z) / (a + b)
     return (velocity - (b - a) * z) / (a + b)
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #c59539b8
+# %% ../../nbs/day03_experts/04_schedules.ipynb #247c5633
 def _f(default, text, **limits): return Field(default, description=text, **limits)
 
 class NoiseSettings(Strict):
@@ -62,19 +62,19 @@ class NoiseSettings(Strict):
     shift_log: tuple[float, float] = _f((.5, 1.15), "flow: logarithms of the shift at those lengths")
     terminal: float|None = _f(None, "flow: the published sampler's last time above 0")
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #96cf90b7
+# %% ../../nbs/day03_experts/04_schedules.ipynb #4d87d083
 def _ddpm(c):
     return dict(kind="ddpm", prediction=c.get("prediction_type", "epsilon"), train_steps=c.get("num_train_timesteps", 1000),
                 beta_start=c.get("beta_start", 1e-4), beta_end=c.get("beta_end", .02), beta_schedule=c.get("beta_schedule", "linear"),
                 spacing=c.get("timestep_spacing", "leading"), offset=c.get("steps_offset", 0), to_one=c.get("set_alpha_to_one", True))
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #14d48f17
+# %% ../../nbs/day03_experts/04_schedules.ipynb #d9387046
 def _flow(c):
     lengths = (c.get("base_image_seq_len", 256), c.get("max_image_seq_len", 4096)) if c.get("use_dynamic_shifting") else None
     return dict(kind="flow", prediction="velocity", train_steps=c.get("num_train_timesteps", 1000), shift=c.get("shift", 1.) or 1.,
                 shift_len=lengths, shift_log=(c.get("base_shift", .5), c.get("max_shift", 1.15)), terminal=c.get("shift_terminal"))
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #5a122696
+# %% ../../nbs/day03_experts/04_schedules.ipynb #02766c29
 def noise_settings(
     config: dict,  # scheduler_config.json
 ) -> NoiseSettings:
@@ -87,7 +87,7 @@ def noise_settings(
     if config.get("prediction_type", "epsilon") in ("epsilon", "v_prediction"): return NoiseSettings(**_ddpm(config))
     raise ModelError(f"scheduler {name}: prediction_type {config.get('prediction_type')!r} is not known; epsilon and v_prediction are.")
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #35812866
+# %% ../../nbs/day03_experts/04_schedules.ipynb #17ecbf74
 def _as(u, t):
     "Times in the type of u: number or tensor."
     return t.to(u.dtype) if torch.is_tensor(u) else float(t)
@@ -101,27 +101,27 @@ class EDM:
         lo, hi = (x**(1 / self.s.rho) for x in (self.s.sigma_min, self.s.sigma_max))
         return (hi + (1 - torch.as_tensor(u, dtype=torch.float64)) * (lo - hi))**self.s.rho
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #b9d9db6b
+# %% ../../nbs/day03_experts/04_schedules.ipynb #fb44c607
 @patch
 def time_map(self: EDM, u, n_tokens: int = 0):
     "This expert's time at the shared time u; 0 stays 0."
     sigma = self.sigma(u)
     return _as(u, torch.where(torch.as_tensor(u) > 0, sigma / (1 + sigma), 0.))
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #6f1d6399
+# %% ../../nbs/day03_experts/04_schedules.ipynb #0fc657fe
 @patch
 def walk(self: EDM, us, n_tokens: int = 0):
     "The official sampler's times, one for each of `us`: its sigmas in len(us) - 1 steps, then 0."
     sigma = self.sigma(1 - torch.linspace(0, 1, max(len(us) - 1, 1), dtype=torch.float64))
     return torch.cat([sigma / (1 + sigma), sigma.new_zeros(1)])[-len(us):]
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #792a9f0d
+# %% ../../nbs/day03_experts/04_schedules.ipynb #d3c1eada
 def over(t, x):
     "Times (B,) or (B, n) in a shape that multiplies latents: (B, T, C, H, W), or (B, C, L, F)."
     t = t if t.ndim == 2 else t[:, None]
     return t[:, :, None, None, None] if x.ndim == 5 else t[:, None, :, None]
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #8f2951f1
+# %% ../../nbs/day03_experts/04_schedules.ipynb #8915aff6
 def _shares(t, x):
     t = over(t, x).float()
     return unit_parts(t), path_size(t)
@@ -132,7 +132,7 @@ def enter(self: EDM, x, t):  # latents on the path, their times (B,)
     sigma = (t.double() / (1 - t.double()).clamp_min(1e-12)).clamp(self.s.sigma_min, self.s.sigma_max)
     return x.float() / _shares(t, x)[1], (.25 * sigma.log()).float()
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #e16ba85d
+# %% ../../nbs/day03_experts/04_schedules.ipynb #e8746de3
 @patch
 def leave(self: EDM, out, x, t):
     "Velocity (fp32) of what the network said about x."
@@ -145,7 +145,7 @@ def weight(self: EDM, t):
     a, b = unit_parts(t.float())
     return 1 / (a + b)
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #eb54552a
+# %% ../../nbs/day03_experts/04_schedules.ipynb #43ab5224
 class DDPM:
     "Discrete steps of noise (Ho et al. 2020)."
     def __init__(self, s: NoiseSettings):
@@ -155,7 +155,7 @@ class DDPM:
         a, b = alphas.sqrt(), (1 - alphas).sqrt()
         self.times, self._on = b / (a + b), {}   # (train_steps,) fp64, growing
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #404a5c24
+# %% ../../nbs/day03_experts/04_schedules.ipynb #fe20f429
 @patch
 def time_map(self: DDPM, u, n_tokens: int = 0):
     "This expert's time at the shared time u: that of a rung; 0 stays 0."
@@ -164,14 +164,14 @@ def time_map(self: DDPM, u, n_tokens: int = 0):
     t = torch.where(torch.as_tensor(u).cpu() > 0, self.times[rung], 0.)
     return _as(u, t.to(u.device) if torch.is_tensor(u) else t)
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #30349d5c
+# %% ../../nbs/day03_experts/04_schedules.ipynb #0c0a91af
 @patch
 def rung(self: DDPM, t):  # (B,) times
     "The nearest rung, (B,) int64."
     if t.device not in self._on: self._on[t.device] = ((self.times[1:] + self.times[:-1]) / 2).to(t.device)
     return torch.bucketize(t.double(), self._on[t.device])
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #df59b42b
+# %% ../../nbs/day03_experts/04_schedules.ipynb #f432a333
 @patch
 def rungs(self: DDPM, n: int) -> list:
     "The steps that the official sampler visits, most noise first."
@@ -180,14 +180,14 @@ def rungs(self: DDPM, n: int) -> list:
     if s.spacing == "linspace": return [round((T - 1) * (1 - i / max(n - 1, 1))) for i in range(n)]
     return [min((n - 1 - i) * (T // n) + s.offset, T - 1) for i in range(n)]
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #8d1f5fed
+# %% ../../nbs/day03_experts/04_schedules.ipynb #1edcfb67
 @patch
 def walk(self: DDPM, us, n_tokens: int = 0):
     "The official sampler's times, one for each of `us`."
     end = self.times.new_zeros(1) if self.s.to_one else self.times[:1]
     return torch.cat([self.times[self.rungs(max(len(us) - 1, 1))], end])[-len(us):]
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #9cd4e481
+# %% ../../nbs/day03_experts/04_schedules.ipynb #c0c49a17
 @patch
 def enter(self: DDPM, x, t):
     "What the network is shown: (sample, its step (B,) int64)."
@@ -199,14 +199,14 @@ def leave(self: DDPM, out, x, t):
     (a, b), s = _shares(t, x)
     return to_velocity(out.float(), x.float() / s, a, b, self.s.prediction)
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #53125629
+# %% ../../nbs/day03_experts/04_schedules.ipynb #cc836f56
 @patch
 def weight(self: DDPM, t):
     "An error of the velocity at time t, times this, is the error of the network's own words."
     a, b = unit_parts(t.float())
     return (a if self.s.prediction == "epsilon" else 1) / (a + b)
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #9f6fa8f8
+# %% ../../nbs/day03_experts/04_schedules.ipynb #c76867ec
 class Flow:
     "Straight paths (Liu et al. 2022) with a shift of times that grows with the length (Esser et al. 2024)."
     def __init__(self, s: NoiseSettings): self.s = s
@@ -217,7 +217,7 @@ class Flow:
         (n0, n1), (m0, m1) = self.s.shift_len, self.s.shift_log
         return math.exp(m0 + (m1 - m0) * (n_tokens - n0) / (n1 - n0))
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #4c06a194
+# %% ../../nbs/day03_experts/04_schedules.ipynb #0f66b7de
 @patch
 def time_map(self: Flow, u, n_tokens: int = 0):
     "This expert's time at the shared time u; 0 and 1 stay."
@@ -231,7 +231,7 @@ def walk(self: Flow, us, n_tokens: int = 0):
     if self.s.terminal and len(t): t = 1 - (1 - t) * (1 - self.s.terminal) / (1 - t[-1])
     return torch.cat([t, t.new_zeros(1)])
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #38be1ab1
+# %% ../../nbs/day03_experts/04_schedules.ipynb #f5703113
 @patch
 def enter(self: Flow, x, t):
     "What the network is shown: (sample, its own time, fp32)."
@@ -243,7 +243,7 @@ def leave(self: Flow, out, x, t): return out.float()
 @patch
 def weight(self: Flow, t): return torch.ones_like(t, dtype=torch.float32)
 
-# %% ../../nbs/day03_experts/04_schedules.ipynb #543381fc
+# %% ../../nbs/day03_experts/04_schedules.ipynb #8413e947
 KINDS = {"edm": EDM, "ddpm": DDPM, "flow": Flow}
 
 def make_noise(s: NoiseSettings):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kit_key', 'Kits', 'free_memory', 'Preview', 'to_uri', 'watched', 'stepper', 'own_name', 'make']
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #f2636841
+# %% ../../nbs/day09_studio/22_kits.ipynb #10ebdfaf
 import base64, io, json, threading, time
 import numpy as np
 from contextlib import contextmanager
@@ -15,12 +15,12 @@ from .borrowed import tools
 from .context import LOADING
 from .jobs import Run
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #36638b74
+# %% ../../nbs/day09_studio/22_kits.ipynb #903dca2f
 def kit_key(s, path) -> tuple:
-    "What a kit depends on: the checkpoint's file, the codecs, CLIP, the experts' encoders, the device."
-    return str(path), path.stat().st_mtime_ns, json.dumps(tools(s), sort_keys=True), repr(s.runtime)
+    "What a kit depends on: the checkpoint's file and how its experts are used, the codecs, CLIP, the experts' encoders, the device."
+    return str(path), path.stat().st_mtime_ns, repr(s.experts), json.dumps(tools(s), sort_keys=True), repr(s.runtime)
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #883abf99
+# %% ../../nbs/day09_studio/22_kits.ipynb #67232643
 class Kits:
     "The kit that is in memory, and how fast it was."
     def __init__(self, root="checkpoints"):
@@ -44,7 +44,7 @@ class Kits:
         self.kit = self.key = None
         free_memory()
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #134f364d
+# %% ../../nbs/day09_studio/22_kits.ipynb #e833dbff
 def _trained_knobs(path) -> dict:
     from jointdit.settings import Knobs
     from jointdit.train.checkpoint import read_info
@@ -64,7 +64,7 @@ def free_memory():
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #73ef70db
+# %% ../../nbs/day09_studio/22_kits.ipynb #0f9f30dd
 class Preview:
     "Makes pictures of a clip that is forming, now and then."
     def __init__(self, kit, share=.12, n=8, width=720):
@@ -80,7 +80,7 @@ class Preview:
         self.next = now + (now - began)/self.share
         return out
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #3f715240
+# %% ../../nbs/day09_studio/22_kits.ipynb #82971ecc
 def _frames_row(self, v):
     "n frames of normalised latents (1, T, C, h, w) side by side, (H, width, 3) uint8."
     if v is None: return None
@@ -90,7 +90,7 @@ def _frames_row(self, v):
     row = np.concatenate(np.asarray(self.kit.video.decode(v[list(pick)].float().cpu())), 1)
     return np.asarray(Image.fromarray(row).resize((self.width, round(self.width*row.shape[0]/row.shape[1])), Image.NEAREST))
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #0ac6c270
+# %% ../../nbs/day09_studio/22_kits.ipynb #bb0ea033
 def _mel_row(self, a, height=96):
     "The log-mel of normalised latents (1, C, L, F), (height, width, 3) uint8."
     if a is None: return None
@@ -100,7 +100,7 @@ def _mel_row(self, a, height=96):
     rgb = colormaps["magma"](np.clip((mel.T[::-1] + 9)/12, 0, 1), bytes=True)[..., :3]
     return np.asarray(Image.fromarray(rgb).resize((self.width, height), Image.BILINEAR))
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #34e322b4
+# %% ../../nbs/day09_studio/22_kits.ipynb #3a8fd489
 def to_uri(picture: np.ndarray) -> str:
     "A picture (H, W, 3) uint8 as a data URI: nothing is written, and nobody else can fetch it."
     from PIL import Image
@@ -108,7 +108,7 @@ def to_uri(picture: np.ndarray) -> str:
     Image.fromarray(picture).save(out, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #a8b0880f
+# %% ../../nbs/day09_studio/22_kits.ipynb #9fd0a2c7
 def watched(run: Run, kits: Kits):
     "Stages of `generate` that tell a run where it is."
     from jointdit.sample.cards import Stages
@@ -124,7 +124,7 @@ def watched(run: Run, kits: Kits):
             if name != "sample": kits.pace[run.stage] = self.seconds[name]
     return Watched(say=lambda line: run.tell(line))
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #0e452363
+# %% ../../nbs/day09_studio/22_kits.ipynb #04bcaa83
 def stepper(run: Run, preview: Preview, steps: int):
     "A `watch` for the sampler: counts steps, measures them, shows previews, stops."
     last = [time.perf_counter()]
@@ -139,7 +139,7 @@ def stepper(run: Run, preview: Preview, steps: int):
         last[0] = time.perf_counter()
     return see
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #3681418f
+# %% ../../nbs/day09_studio/22_kits.ipynb #353cf134
 def own_name(folder, base: str, request: str) -> str:
     "`base`, or with six digits of the request behind it where another request's clip has that name."
     from jointdit.sample.cards import load_card
@@ -147,7 +147,7 @@ def own_name(folder, base: str, request: str) -> str:
     except Exception: taken = any(Path(folder).glob(f"{base}.*"))
     return f"{base}_{request[:6]}" if taken else base
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #eb0417d1
+# %% ../../nbs/day09_studio/22_kits.ipynb #1d56222b
 def make(s, run: Run, kits: Kits) -> list:
     "Make the clips of a request, one seed after the other; returns their results. Raises JointDiTError."
     from jointdit.sample.infer import generate
