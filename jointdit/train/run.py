@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DataSettings', 'OutputSettings', 'TrainSettings', 'Trainer', 'fit_model']
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #d67cc300
+# %% ../../nbs/day05_stage_a/03_run.ipynb #e48595dd
 import os, shutil
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from .optim import (EMA, GradNorms, Group, OptimSettings, ScheduleSettings, buil
 from .experts import free_settings, load_experts, named_as_then, only_free, resolve_experts, use_experts
 from .path import DropSettings, TaskMix, TimeSettings
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #ee46c3b7
+# %% ../../nbs/day05_stage_a/03_run.ipynb #0777e82a
 class DataSettings(Strict):
     "What is trained on."
     cache_dir: str = Field("data/cache", description="latent cache made by scripts/data/cache_latents.py")
@@ -39,7 +39,7 @@ class DataSettings(Strict):
     accumulate: int = Field(1, ge=1, description="pieces that a batch is cut into: on a GPU one after the other, to save memory; on a CPU side by side, a core each")
     ram_gib: float = Field(8.0, ge=0, description="latents kept in memory")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #2d131bb0
+# %% ../../nbs/day05_stage_a/03_run.ipynb #6549e955
 class OutputSettings(Strict):
     "Where a run writes, and how often."
     ckpt_root: str = Field("checkpoints", description="folder of all runs' checkpoints")
@@ -58,7 +58,7 @@ class OutputSettings(Strict):
     sample_cfg: str = Field("configs/day06_infer.yaml", description="settings of the sampler for those clips")
     tensorboard: bool = Field(True, description="write TensorBoard files too")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #9c677e7d
+# %% ../../nbs/day05_stage_a/03_run.ipynb #bf0a731a
 class TrainSettings(Strict):
     "A stage of training, entirely."
     ENV: ClassVar[dict[str, str]] = KNOBS_ENV
@@ -83,7 +83,7 @@ class TrainSettings(Strict):
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, description="learning rate over the run")
     output: OutputSettings = Field(default_factory=OutputSettings, description="where and how often to write")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #6dbbc477
+# %% ../../nbs/day05_stage_a/03_run.ipynb #332fbf4f
 class Trainer:
     "One run: settings in, checkpoints and metrics out. Raises TrainError, CheckpointError, SettingsError."
     def __init__(self, settings: TrainSettings, callbacks=()):
@@ -93,7 +93,7 @@ class Trainer:
         self.log = MetricsLog(self.log_dir, self.step, s.output.tensorboard)
         write_atomic(self.log_dir/"settings.yaml", yaml.safe_dump(s.model_dump(mode="json"), sort_keys=False))
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #d5990362
+# %% ../../nbs/day05_stage_a/03_run.ipynb #3ae9adff
 @patch
 def say(self: Trainer, line):
     "A line for people, above the progress bar."
@@ -104,7 +104,7 @@ def tell(self: Trainer, event):
     "Tell the callbacks."
     for c in self.callbacks: c(self, event)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #aa64b13d
+# %% ../../nbs/day05_stage_a/03_run.ipynb #741c2ffc
 @patch
 def _setup_place(self: Trainer):
     s = self.settings
@@ -116,7 +116,7 @@ def _setup_place(self: Trainer):
     if self.device.type == "cpu": keep_freed_memory()
     warn_alloc_conf()
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #60877de3
+# %% ../../nbs/day05_stage_a/03_run.ipynb #4b3ce0e6
 @patch
 def _setup_data(self: Trainer):
     d, knobs = self.settings.data, self.settings.knobs
@@ -129,7 +129,7 @@ def _setup_data(self: Trainer):
     self.about = dict(timeline=self.data.timelines[0].to_dict(), recipe=self.data.index["recipe"],
                       captions=sorted({c for b in self.held for c in b["caption"] if c})[:16])
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #ad545764
+# %% ../../nbs/day05_stage_a/03_run.ipynb #991fea67
 def _seen(data):
     "Shapes that the model must have, from the clips themselves."
     item = next((x for x in map(data.__getitem__, range(len(data))) if x["text"] is not None), data[0])
@@ -143,7 +143,7 @@ def _longest_text(data):
     texts = [data._text(c) for i in range(len(data)) for c in data.captions(i)]
     return max((int(t.mask.sum()) for t in texts if t is not None), default=0)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #7ecfbe7a
+# %% ../../nbs/day05_stage_a/03_run.ipynb #3b77aa87
 def fit_model(
     model: ModelSettings | None,
     data,       # LatentDataset
@@ -157,7 +157,7 @@ def fit_model(
     if change: say("model: " + ", ".join(f"{k} {getattr(model, k)} -> {v}" for k, v in change.items()) + " (from the cache)")
     return model.model_copy(update=change)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #514e1ab5
+# %% ../../nbs/day05_stage_a/03_run.ipynb #1f27e4f4
 @patch
 def _setup_model(self: Trainer):
     s, last = self.settings, self._last_state()
@@ -170,9 +170,9 @@ def _setup_model(self: Trainer):
     self.model.settings.checkpointing = s.grad_checkpointing
     if not info: self._statistics()
     elif not last: self._start_from(source)
-    self.model.to(self.device).train()
+    self.model.train()
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #5bd50efc
+# %% ../../nbs/day05_stage_a/03_run.ipynb #b25e4d4f
 @patch
 def _checked(self: Trainer, path):
     "The header of a checkpoint that fits the settings and the cache. Raises CheckpointError."
@@ -183,14 +183,14 @@ def _checked(self: Trainer, path):
     check_data(info, self.about); check_knobs(info, s.knobs.model_dump())
     return info
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #adaee263
+# %% ../../nbs/day05_stage_a/03_run.ipynb #ccf73722
 @patch
 def _statistics(self: Trainer):
     for expert, stats in ((self.model.video, self.data.stats_v), (self.model.audio, self.data.stats_a)):
         if stats: expert.set_statistics(*stats)
         expert.set_absent(text=self.data.absent_text)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #0a8a08d3
+# %% ../../nbs/day05_stage_a/03_run.ipynb #35e6e8e2
 @patch
 def _start_from(self: Trainer, path):
     info, weights = read_weights(path)
@@ -199,7 +199,7 @@ def _start_from(self: Trainer, path):
     self.extras["init"] = {"path": str(info.path), "stage": info.stage, "step": info.step}
     self.say(f"starting from the averaged weights of {path} (stage {info.stage}, step {info.step})")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #196957ba
+# %% ../../nbs/day05_stage_a/03_run.ipynb #055c546a
 @patch
 def _init_path(self: Trainer):
     "The checkpoint to start from, or None. Raises TrainError where stage B finds none."
@@ -210,7 +210,7 @@ def _init_path(self: Trainer):
     raise TrainError(f"Stage B starts from a Stage A checkpoint, and {s.output.ckpt_root}/ has none. Run "
                      "scripts/train/train_stage_a.py first, or name one with --init.")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #b0a34b1b
+# %% ../../nbs/day05_stage_a/03_run.ipynb #b888f78e
 @patch
 def _last_state(self: Trainer):
     "Reads the run's last good checkpoint into `self.state`; returns its path or None."
@@ -226,7 +226,7 @@ def _last_state(self: Trainer):
     if found: self.say(f"resuming {found}")
     return found
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #84949f84
+# %% ../../nbs/day05_stage_a/03_run.ipynb #da9493f6
 @patch
 def _put_aside(self: Trainer):
     for folder in {self.folder, self.log_dir}:
@@ -235,14 +235,15 @@ def _put_aside(self: Trainer):
         shutil.rmtree(old, ignore_errors=True); folder.rename(old)
         self.say(f"{folder} put aside as {old.name}")
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #dfbe7391
+# %% ../../nbs/day05_stage_a/03_run.ipynb #ec020df6
 @patch
 def _setup_learning(self: Trainer):
     s = self.settings
-    matched = match_groups(self.model, s.groups)
-    self.matched, self.params = matched, freeze_others(self.model, matched)
-    self.tuned |= set(self.params)
+    self.matched = matched = match_groups(self.model, s.groups)
+    freeze_others(self.model, matched)
     self.model.settle(self.dtype)
+    self.params = freeze_others(self.model.to(self.device), matched)
+    self.tuned |= set(self.params)
     self.optimizers = build_optimizers(matched, self.params, s.optim)
     self.ema, self.norms, self.bins = EMA(self.params, s.ema_decay), GradNorms(self.params), TimeBins()
     self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -250,7 +251,7 @@ def _setup_learning(self: Trainer):
     if self.state: self._restore(self.state)
     prune(self.folder, 0)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #22f40a19
+# %% ../../nbs/day05_stage_a/03_run.ipynb #d1806ec7
 @patch
 def describe(self: Trainer) -> list:
     "Lines that say who learns and who does not."
@@ -259,7 +260,7 @@ def describe(self: Trainer) -> list:
     lines = [f"  {g.match:<16} {len(names):>4} tensors {n(names):>11,} numbers  lr {g.lr:.1e}" for g, names in self.matched]
     return ["learning:"] + lines + [f"  frozen           {frozen:>24,} numbers"]
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #654bda4d
+# %% ../../nbs/day05_stage_a/03_run.ipynb #b5ae3386
 @patch
 def state_dict(self: Trainer) -> dict:
     "Tensors, numbers and text only."
@@ -268,14 +269,14 @@ def state_dict(self: Trainer) -> dict:
     return dict(step=self.step, model=own_tensors(self.model, self.tuned), ema=self.ema.avg, rng=rng, start_eval=self.start_eval,
                 optim=[o.state_dict() for o in self.optimizers], scaler=self.scaler.state_dict(), extras=self.extras)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #b2f8b334
+# %% ../../nbs/day05_stage_a/03_run.ipynb #c5e4c3ea
 @patch
 def header(self: Trainer) -> str:
     s = self.settings
     return header_text(s.stage, self.step, self.model.settings.model_dump(), s.knobs.model_dump(), self.about,
                        s.model_dump(mode="json"), self.extras)
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #63e411bd
+# %% ../../nbs/day05_stage_a/03_run.ipynb #c7ea32b7
 @patch
 def save(self: Trainer) -> Path:
     "Write a checkpoint of now; returns its path."
@@ -284,7 +285,7 @@ def save(self: Trainer) -> Path:
     self.tell("save")
     return self.saved
 
-# %% ../../nbs/day05_stage_a/03_run.ipynb #0a307b68
+# %% ../../nbs/day05_stage_a/03_run.ipynb #02eeafa1
 @patch
 def _restore(self: Trainer, state):
     info = read_info(latest(self.folder))
