@@ -5,7 +5,7 @@ __all__ = ['CONFIGS', 'ACTS', 'RUNS', 'SHIPPED', 'LIMIT', 'PLACES', 'CURVE', 'KI
            'distance_record', 'look', 'measure_acts', 'distance_words', 'share_of_real', 'run_card', 'ship',
            'shipped_strangers', 'strangers_chart', 'strangers_words']
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #c907dcd1
+# %% ../../nbs/day08_proof/25_strangers.ipynb #2d44dd10
 from pathlib import Path
 
 import torch
@@ -25,12 +25,12 @@ from ..train.export import export_checkpoint
 from ..train.metrics import read_metrics
 from ..train.stage import run_stage, stage_settings
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #d33faefc
+# %% ../../nbs/day08_proof/25_strangers.ipynb #415324d3
 CONFIGS = "configs/toy_experts"
 ACTS = {"alone": ("A", "alone"), "join": ("A", "stage_a"), "tune": ("B", "stage_b")}
 RUNS = {"alone": "day05_stage_a_toy_alone", "join": "day05_stage_a_toy_experts", "tune": "day07_stage_b_toy_experts"}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #f67fc5ea
+# %% ../../nbs/day08_proof/25_strangers.ipynb #d7b3a683
 def export_experts(
     ckpt,                        # of the act `alone`
     folder="data/toy_experts",   # gets video/ and audio/
@@ -45,7 +45,7 @@ def export_experts(
         save_expert(e, f"{folder}/{e.name}"); out.append(Path(folder)/e.name)
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #bbeaa50b
+# %% ../../nbs/day08_proof/25_strangers.ipynb #6caa1f9a
 def act(
     name: str,          # alone, join or tune
     options: dict = None,   # dotted name -> value
@@ -61,23 +61,23 @@ def act(
         for f in export_experts(result.checkpoint, folder): print(f"expert written: {f}")
     return result
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #b61fe1e8
+# %% ../../nbs/day08_proof/25_strangers.ipynb #2f242409
 def real_features(bench, n: int) -> dict:
     "The judge's features of 2 n other real clips as the codecs give them back; {} where there is no judge."
     judge, clips = bench.the_judge(), [proof_clip(0, i) for i in range(n, 3 * n)]
     if not defined(judge): return {}
     return judge.features(*bench.decode(Batch(Part("real", "real", 2 * n, "real"), 0, 2 * n), clips, *bench.encode(clips)))
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #38601ed6
+# %% ../../nbs/day08_proof/25_strangers.ipynb #e05b6faf
 def distance_record(real: dict, features: dict) -> dict:
     "Fréchet distances, their floors (two halves of the real clips) and intervals, under names for a report; on a quarter as many directions as clips."
     out = {}
     for k, d in distances(real, features, dims=max(len(next(iter(features.values()), ())) // 4, 1)).items():
         x, floor = d["distance"], d["floor"]
-        if defined(x) and defined(floor): out |= {f"frechet_{k}": x.value, f"frechet_{k}_low": x.low, f"frechet_{k}_high": x.high, f"frechet_{k}_floor": floor.value}
+        if defined(x) and defined(floor): out |= {f"frechet_{k}{end}": float(n) for end, n in (("", x.value), ("_low", x.low), ("_high", x.high), ("_floor", floor.value))}
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #e3d8a1b6
+# %% ../../nbs/day08_proof/25_strangers.ipynb #dfa4420b
 def look(ckpt, n: int, steps: int) -> dict:
     "Sync, captions and Fréchet distances of n clips of a checkpoint."
     bench, seen = load_bench(ProofSettings(ckpt=str(ckpt), runtime=Runtime(dtype="fp32")), say=lambda line: None), {}
@@ -85,7 +85,7 @@ def look(ckpt, n: int, steps: int) -> dict:
     quick = quick_sync(bench, n, steps, lambda *made: seen.update(judge.features(*made) if defined(judge) else {}))
     return as_record(quick) | distance_record(real_features(bench, n) if seen else {}, seen)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #4f5adb66
+# %% ../../nbs/day08_proof/25_strangers.ipynb #9b7d774e
 def measure_acts(
     root="checkpoints",
     out="outputs/toy_experts/report.json",
@@ -105,22 +105,22 @@ def measure_acts(
         row(name, dict(checkpoint=str(path), hash=file_hash(path)[:16], clips=n, steps=steps), lambda: look(path, n, steps))
     return rows
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #ad96ff43
+# %% ../../nbs/day08_proof/25_strangers.ipynb #d35e6519
 def distance_words(r: dict) -> str:
     "The distances of a row, with their floors."
     return "".join(f", {k} distance {r[f'frechet_{k}']:.1f} (floor {r[f'frechet_{k}_floor']:.1f})" for k in STREAMS if f"frechet_{k}" in r)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #8e713c40
+# %% ../../nbs/day08_proof/25_strangers.ipynb #6ef5b997
 def share_of_real(row: dict, real: dict, kind: str = "f1"):
     "How far a model is from chance (0) to real clips (1), in events (f1) or curves (correlation); None where that is undefined."
     x, c, r = row.get(f"sync_{kind}"), row.get(f"sync_{kind}_chance"), real.get(f"sync_{kind}")
     return None if None in (x, c, r) or r <= c else (x - c) / (r - c)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #dab79221
+# %% ../../nbs/day08_proof/25_strangers.ipynb #3b7f4e85
 SHIPPED, LIMIT = "toy:experts", 15_000_000
 PLACES = ("data.cache_dir", "output.ckpt_root", "output.log_root", "init")    # where things lay on the machine of the run
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #a87a8b15
+# %% ../../nbs/day08_proof/25_strangers.ipynb #685301bc
 def _at_home(settings: dict, cfg: dict) -> dict:
     "Settings of a run with the places of the settings file."
     out = {k: dict(v) if isinstance(v, dict) else v for k, v in settings.items()}
@@ -129,13 +129,13 @@ def _at_home(settings: dict, cfg: dict) -> dict:
         (out[top[0]] if top else out)[key] = (cfg[top[0]] if top else cfg)[key]
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #67ac3827
+# %% ../../nbs/day08_proof/25_strangers.ipynb #4b8f5621
 CURVE = ("sync_f1", "sync_f1_chance", "sync_correlation", "sync_correlation_chance", "captions_right", "heldout_v", "heldout_a")
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #c5b477d7
+# %% ../../nbs/day08_proof/25_strangers.ipynb #c45a7283
 def _yaml(name): return stage_settings(ACTS[name][0], f"{CONFIGS}/{ACTS[name][1]}.yaml").settings.model_dump(mode="json")
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #61cc641a
+# %% ../../nbs/day08_proof/25_strangers.ipynb #ff7ef88b
 def run_card(
     name: str,     # of the act
     ckpt,          # its checkpoint
@@ -149,7 +149,7 @@ def run_card(
                 minutes=round(max([r.get("elapsed", 0) for r in rows], default=0) / 60, 1), curve=curve,
                 changed={k: b for k, (_, b) in changed.items() if not k.startswith("model.")})
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #fce91196
+# %% ../../nbs/day08_proof/25_strangers.ipynb #d0883a4c
 def _measured(report, path) -> dict:
     "The rows of a report, without places; the way from chance to real of each act. Raises CheckpointError."
     rows = load_json(report) if Path(report).is_file() else {}
@@ -159,19 +159,19 @@ def _measured(report, path) -> dict:
     for name in set(rows) & set(RUNS): out[name] |= {f"share_of_real_{k}": share_of_real(rows[name], rows["real"], k) for k in ("f1", "correlation")}
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #4c42a96e
+# %% ../../nbs/day08_proof/25_strangers.ipynb #065570c5
 def _expert_files(model: dict) -> dict:   # where to -> Path
     "Files of both experts of a checkpoint, of the weights that it stands on and no others. Raises AssetError, CheckpointError."
     known = resolve_experts(ModelSettings(**model))
     roots = {k: toy_path(known.expert(k).folder) for k in STREAMS}
     return {f"{k}/{f.relative_to(root)}": f for k, root in roots.items() for f in sorted(root.rglob("*")) if f.is_file()}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #4621fa44
+# %% ../../nbs/day08_proof/25_strangers.ipynb #b959e1af
 def _moved_in(model: dict) -> dict:
     "Model settings whose experts lie in the package."
     return model | {f"expert_{k[0]}": model[f"expert_{k[0]}"] | dict(folder=f"{SHIPPED}/{k}") for k in STREAMS}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #af2886cd
+# %% ../../nbs/day08_proof/25_strangers.ipynb #5bbafacf
 def ship(
     root="checkpoints",
     logs="logs",
@@ -191,16 +191,16 @@ def ship(
     for name, f in files.items(): write_atomic(out/name, f.read_bytes())
     return made
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #08eaa7c3
+# %% ../../nbs/day08_proof/25_strangers.ipynb #51be99ab
 def shipped_strangers():   # (path, card), or None
     "The joined strangers that come with the package, if they do."
     path = toy_path(f"{SHIPPED}/model.safetensors")
     return (path, load_json(path.with_name("card.json"))) if path.is_file() else None
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #c55c053f
+# %% ../../nbs/day08_proof/25_strangers.ipynb #7dce66cd
 KINDS = {"f1": "events (F1)", "correlation": "curves (correlation)"}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #2b0dd64c
+# %% ../../nbs/day08_proof/25_strangers.ipynb #cc17c4a7
 def _curves(ax, card):
     "Sync over the steps of the acts that met, one after the other."
     at, ends = 0, []
@@ -215,7 +215,7 @@ def _curves(ax, card):
     ax.set(title="joint blocks learn, then everything (dotted: chance)", xlabel="step", ylim=(-.15, 1.05))
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #397ba915
+# %% ../../nbs/day08_proof/25_strangers.ipynb #2697233a
 def _bars(ax, card):
     "Each act and real clips, two bars each, a line at chance."
     rows = {n: card["measured"][n] for n in (*RUNS, "real") if n in card["measured"]}
@@ -226,7 +226,7 @@ def _bars(ax, card):
             if (c := r.get(f"sync_{k}_chance")) is not None: ax.plot([at - .19, at + .19], [c, c], color="k", lw=1.5)
     ax.set_xticks([i + .2 for i in range(len(rows))], list(rows)); ax.set(title="reached (black: chance)", ylim=(-.15, 1.05)); ax.legend(fontsize=7)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #aea7354b
+# %% ../../nbs/day08_proof/25_strangers.ipynb #17c4c7d4
 def strangers_chart(card: dict):   # matplotlib Figure
     "The card of joined strangers as two pictures."
     from matplotlib.figure import Figure
@@ -235,7 +235,7 @@ def strangers_chart(card: dict):   # matplotlib Figure
     _curves(left, card); _bars(right, card)
     return fig
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #ea54ec39
+# %% ../../nbs/day08_proof/25_strangers.ipynb #727fb1b9
 def strangers_words(card: dict) -> str:
     "What was measured, a line for each act."
     rows, alone = card["measured"], card["measured"].get("alone", {}).get("captions_right")
