@@ -5,7 +5,7 @@ __all__ = ['CODECS', 'ENCODERS', 'SVD_VAE', 'Live', 'fused_on_meta', 'activation
            'asset_bytes', 'decoding_bytes', 'sampling_bill', 'published_settings', 'cached_clock', 'trained_groups',
            'meetings_table']
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #3ab78fa8
+# %% ../../nbs/day04_joint/04_memory.ipynb #8df3b4ae
 import fnmatch, weakref
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +19,7 @@ from .positions import STREAMS
 from ..settings import Knobs, read_yaml
 from ..timeline import AudioGrid, Timeline, VideoGrid
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #43ef45f8
+# %% ../../nbs/day04_joint/04_memory.ipynb #9ae21005
 class Live(TorchDispatchMode):
     "Inside, the bytes of all tensors alive are counted, and their peak; parameters, gradients and buffers of `model` are left out."
     def __init__(self, model=None):
@@ -45,7 +45,7 @@ class Live(TorchDispatchMode):
         self.known.clear()             # whoever dies later is not our business
         return super().__exit__(*e)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #c5b03cf5
+# %% ../../nbs/day04_joint/04_memory.ipynb #2fe3e016
 def _fused(q, k, v, attn_mask=None, dropout_p=0., is_causal=False, scale=None, **kw):
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, learns, dropout_p, is_causal, scale=scale)[0]
@@ -55,13 +55,13 @@ def fused_on_meta():
     plain = F.scaled_dot_product_attention
     return mock.patch.object(F, "scaled_dot_product_attention", lambda q, *args, **kw: (_fused if q.is_meta else plain)(q, *args, **kw))
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #47dada29
+# %% ../../nbs/day04_joint/04_memory.ipynb #0b311043
 def _inputs(clock, batch, device):
     "Empty latents and times of a batch."
     shapes = {"video": clock.video_shape, "audio": clock.audio_shape}
     return {k: (torch.empty(batch, *s, device=device), torch.full((batch,), .5, device=device)) for k, s in shapes.items()}
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #41d0dc4d
+# %% ../../nbs/day04_joint/04_memory.ipynb #4c413f23
 def activation_bytes(
     model,            # on the meta device (or a small one elsewhere), gradients asked for as in the stage; none: a forward pass
     clock: Timeline,
@@ -78,7 +78,7 @@ def activation_bytes(
     for p in params: p.grad = None
     return live.peak
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #c966c60e
+# %% ../../nbs/day04_joint/04_memory.ipynb #31c2d4ba
 @dataclass
 class Bill:
     "Predicted bytes of a run."
@@ -94,7 +94,7 @@ class Bill:
         parts = {k: v for k, v in vars(self).items() if v}
         return ", ".join(f"{k} {v / 1e9:.1f}" for k, v in parts.items()) + f": {self.total / 1e9:.1f} GB"
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #a40b902c
+# %% ../../nbs/day04_joint/04_memory.ipynb #b885a3ac
 def _learns(model, groups):
     "Marks who learns, as `train` does; returns names."
     named = model.param_groups_named()
@@ -102,7 +102,7 @@ def _learns(model, groups):
     for n, p in model.named_parameters(): p.requires_grad_(n in wanted)
     return wanted
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #0b0b4916
+# %% ../../nbs/day04_joint/04_memory.ipynb #c3ff2e86
 def _autocast(block, given):
     tokens, *rest = given
     return {k: x.to(block.kv.weight.dtype) for k, x in tokens.items()}, *rest
@@ -113,7 +113,7 @@ def meta_model(settings: ModelSettings, dtype=torch.bfloat16):
     for b in model.joint: b.register_forward_pre_hook(_autocast)
     return model
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #fad93fe1
+# %% ../../nbs/day04_joint/04_memory.ipynb #f9251498
 def memory_bill(
     model,                # from `meta_model`
     clock: Timeline,
@@ -127,7 +127,7 @@ def memory_bill(
     for n, p in model.named_parameters(): size[n in wanted] += p.numel() * (22 if n in wanted else p.element_size() if ".net." in n else 4)
     return Bill(size[False], size[True], activation_bytes(model, clock.clamp(model.knobs.max_t), batch))
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #bfca0ceb
+# %% ../../nbs/day04_joint/04_memory.ipynb #2be4d016
 CODECS = ("svd/vae", "audioldm2/vae", "audioldm2/vocoder")
 ENCODERS = ("clip/ViT-H-14", "svd/image_encoder", "svd/vae") + tuple(f"audioldm2/{n}" for n in ("text_encoder", "text_encoder_2", "language_model", "projection_model"))
 SVD_VAE = dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4)
@@ -137,7 +137,7 @@ def asset_bytes(names) -> int:
     from jointdit.assets.catalogue import PARTS
     return sum(PARTS[n].megabytes * 10**6 * (2 if PARTS[n].licence == "svd" else 1) for n in names)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #652a74d2
+# %% ../../nbs/day04_joint/04_memory.ipynb #b6d2edad
 def decoding_bytes(clock: Timeline, window: int = 10) -> int:   # frames at once: 8 and a neighbour on either side
     "Bytes of features at the peak of Stable Video Diffusion's picture decoder."
     from diffusers import AutoencoderKLTemporalDecoder
@@ -146,13 +146,13 @@ def decoding_bytes(clock: Timeline, window: int = 10) -> int:   # frames at once
     with torch.no_grad(), Live(vae) as live, fused_on_meta(): vae.decode(torch.empty(n, *clock.video_shape[1:], device="meta"), num_frames=n)
     return live.peak
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #8ae91241
+# %% ../../nbs/day04_joint/04_memory.ipynb #fb32b613
 def sampling_bill(model, clock: Timeline, knobs: Knobs|None = None, branches: int = 4) -> Bill:
     "What sampling with Stable Video Diffusion and AudioLDM2 will need, from the first encoder to the last frame."
     bill = memory_bill(model, clock, (), knobs, branches)
     return replace(bill, codecs=asset_bytes(CODECS), encoders=asset_bytes(ENCODERS), decoding=decoding_bytes(clock.clamp(model.knobs.max_t)))
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #cd559d7d
+# %% ../../nbs/day04_joint/04_memory.ipynb #e219038a
 def published_settings(**more) -> ModelSettings:
     "Stable Video Diffusion and AudioLDM2 at their real sizes, with the joint blocks of configs/svd, without any weight."
     from jointdit.assets.unet_config import AUDIOLDM2, SVD
@@ -163,7 +163,7 @@ def published_settings(**more) -> ModelSettings:
     shapes = dict(width_v=1024, width_a=512, heads=16, head_dim=64, cond_width=256, channels_v=4, text_dim=1024, image_dim=1024, n_text=77, n_image=16)
     return ModelSettings(**shapes | dict(expert_v=e_v, expert_a=e_a) | more)
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #892f6baf
+# %% ../../nbs/day04_joint/04_memory.ipynb #5faf44f8
 def cached_clock(cfg) -> Timeline:    # YAML of a cache
     "The clip that a cache with the codecs of Stable Video Diffusion and AudioLDM2 is asked for."
     c = read_yaml(cfg)
@@ -173,7 +173,7 @@ def trained_groups(cfg) -> list:      # YAML of a stage
     "Patterns of the groups that a stage trains."
     return [g["match"] for g in read_yaml(cfg)["groups"]]
 
-# %% ../../nbs/day04_joint/04_memory.ipynb #ce242dee
+# %% ../../nbs/day04_joint/04_memory.ipynb #8320e9a0
 def meetings_table(model, clock: Timeline) -> str:
     "One line a joint block: after which layers, how many tokens of which width, how many parameters."
     lines = [f"{'':>3} {'video after':<12} {'tokens':>7} {'grid':<14} {'width':>5}   {'audio after':<12} {'tokens':>6} {'grid':<13} {'width':>5}   parameters"]
