@@ -22,7 +22,7 @@ def project(tmp_path_factory):
     assets = copy_assets(root / "toy")
     (root / "configs").mkdir()
     (root / "configs/ui_infer.yaml").write_text(f"out_dir: outputs/ui_infer\nsteps: 6\nvideo_vae_path: {assets}/svd/vae\naudio_vae_path: {assets}/audioldm2/vae\n")
-    (root / "configs/day06_infer.yaml").write_text("out_dir: /tmp/elsewhere\n")
+    (root / "configs/day06_infer.yaml").write_text("out_dir: /srv/elsewhere\n")
     write_tiny(root / "checkpoints/day05_stage_a_x", toy_dim())
     return root
 

@@ -26,7 +26,7 @@ def project(tmp_path_factory):
     for d in ("checkpoints/day05_stage_a_x", "data/cache/meta/val", "data/clips", "outputs/ui_infer", "logs/day05_stage_a_x", ".git"): (root / d).mkdir(parents=True)
     make_configs(root)
     (root / "configs/ui_infer.yaml").write_text("out_dir: outputs/ui_infer\nsteps: 2\n")
-    (root / "configs/out_infer.yaml").write_text("out_dir: /tmp/elsewhere\n")
+    (root / "configs/out_infer.yaml").write_text("out_dir: /srv/elsewhere\n")
     secret = root.parent / "secret.txt"
     secret.write_text(SECRET)
     for place in ("outputs/link.png", "logs/link.png", "data/clips/link.mp4", "configs/link.yaml", "data/cache/meta/val/link.json"): os.symlink(secret, root / place)

@@ -18,7 +18,7 @@ from .jobs import Run
 # %% ../../nbs/day09_studio/22_kits.ipynb #903dca2f
 def kit_key(s, path) -> tuple:
     "What a kit depends on: the checkpoint's file and how its experts are used, the codecs, CLIP, the experts' encoders, the device."
-    return str(path), path.stat().st_mtime_ns, repr(s.experts), json.dumps(tools(s), sort_keys=True), repr(s.runtime)
+    return str(path), path.stat().st_mtime_ns, json.dumps(tools(s), sort_keys=True), repr(s.runtime)
 
 # %% ../../nbs/day09_studio/22_kits.ipynb #67232643
 class Kits:
