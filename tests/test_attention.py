@@ -89,3 +89,24 @@ def test_pooling_by_one_is_exact():
 @pytest.mark.parametrize("factor", [0, -2])
 def test_a_factor_below_one_is_refused(factor):
     with pytest.raises(ModelError, match="at least 1"): pool_factors((4, 4, 4), factor, .1)
+
+
+def test_networks_of_others_learn_through_attend(monkeypatch):
+    "Only where it pays: in bf16, with something to learn, without masks, in short sequences; and again when a layer is recomputed."
+    from torch.utils.checkpoint import checkpoint
+    from jointdit.model import attention
+    seen, own = [], attention.attend
+    monkeypatch.setattr(attention, "attend", lambda *a, **k: seen.append(a[0].shape) or own(*a, **k))
+    def look(*x, **kw):
+        with attention.AttendForThem(): return F.scaled_dot_product_attention(*x, **kw)
+    half = [torch.randn(2, 2, 8, 4, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    one = look(*half)
+    assert len(seen) == 1
+    checkpoint(look, *half, use_reentrant=False).sum().backward()
+    assert len(seen) == 3 and half[0].grad is not None
+    for kw in ({"attn_mask": torch.zeros(8, 8, dtype=torch.bfloat16)}, {"is_causal": True}, {"scale": .1}): look(*half, **kw)
+    look(*(x.float() for x in half)), look(*(x.detach() for x in half))
+    with torch.no_grad(): look(*half)
+    monkeypatch.setattr(attention, "SHORT", 63)
+    torch.testing.assert_close(look(*half), one, rtol=.02, atol=.02)
+    assert len(seen) == 3

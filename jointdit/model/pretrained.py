@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ChainLayout', 'chain_layout', 'ChainState', 'same_time', 'PretrainedExpert']
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #db4b0c34
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #61b5968b
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 import torch
@@ -15,12 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from fastcore.basics import patch
 from ..core import ModelError, named_rng
 from ..timeline import Timeline
+from .attention import AttendForThem
 from .cut import owner, part_of, place_cut
 from .positions import STREAMS, VIDEO, Layout, stream_layout
 from .protocol import Expert, ExpertSettings
 from .schedules import make_noise, over
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #be9240a9
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #7edd9f5c
 @dataclass(frozen=True, eq=False)
 class ChainLayout(Layout):
     "Layout of the latents of a pretrained expert; `at(level)` is that of a map that was halved so often."
@@ -29,24 +30,24 @@ class ChainLayout(Layout):
     halved: tuple = ()                          # which axes are halved
     made: dict = field(default_factory=dict)    # level -> Layout
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #24e43e7b
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #d90ffc98
 def _of_level(clock, kind, shape, halved, level):
     return stream_layout(clock, kind, shape, tuple(2**level if h else 1 for h in halved))
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #5f9dca05
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #c93502ed
 @patch
 def at(self: ChainLayout, level: int) -> Layout:
     "Layout of a feature map after `level` halvings."
     if level not in self.made: self.made[level] = _of_level(self.clock, int(self.stream[0]), self.shape, self.halved, level)
     return self.made[level]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #900b1cab
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #fc668229
 def chain_layout(clock: Timeline, kind: int, shape: tuple, halved: tuple) -> ChainLayout:
     "Layout of latents (T, rows, columns) whose `halved` axes shrink with the level. Raises ModelError."
     l = _of_level(clock, kind, shape, halved, 0)
     return ChainLayout(l.stream, l.place, l.segment, l.clean, l.grid, l.step, clock, shape, halved)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #a5ca2a6e
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #bcd32686
 @dataclass
 class ChainState:
     "What a pretrained expert carries from layer to layer; nobody else looks inside."
@@ -59,7 +60,7 @@ class ChainState:
     skips: tuple = ()
     tied: bool = False       # the features are also the last skip
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #6a05f767
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #49a13f5e
 def same_time(
     x: torch.Tensor,     # latents
     t: torch.Tensor,     # (B, n) times of the steps of the stream's time axis
@@ -72,7 +73,7 @@ def same_time(
     add = (top[:, None]**2 - (t * keep)**2).clamp_min(0).sqrt()
     return torch.where(over(t < top[:, None], x), over(keep, x) * x + over(add, x) * noise.to(x), x), top
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #0133850e
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #421c6a62
 class PretrainedExpert(Expert):
     "A published denoiser behind the words of an expert. Subclasses give build, chain, conditions, enter, run, leave, to_tokens and from_tokens."
     sources, halved, home = {}, (False, False, False), "unet"   # home: the network's own folder
@@ -89,58 +90,58 @@ class PretrainedExpert(Expert):
         self._held, self._flops, self._names = {}, {}, []
         self.open(n)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #1e95f14f
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #ec23ba1e
 @patch
 def open(self: PretrainedExpert, n: int|None = None):
     "Place the cut; n: meetings wanted, where the settings do not name them. Raises ModelError."
     self.meet, self.inlet = place_cut(self.chain, self.settings.cut, self.name, n)
     self.widths = [self.chain[i].width for i in self.meet]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #8854231c
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #f6b0e9ad
 @patch
 def set_statistics(self: PretrainedExpert, mean, std):
     "Statistics of a cache (C,): taken only by an expert without a scaling of its own. Raises ModelError if they do not fit."
     if self.settings.scaling is None and self.settings.mean is None: Expert.set_statistics(self, mean, std)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #d4670117
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #abaaf0b9
 @patch
 def time_map(self: PretrainedExpert, u, n_tokens: int = 0):
     "This expert's time at the shared time u."
     return self.noise.time_map(u, n_tokens)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #8e1c57f5
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #1e8d3b15
 @patch
 def walk(self: PretrainedExpert, us, n_tokens: int = 0):
     "Times along a sampler's walk: shared, or those of the official sampler."
     return (self.noise.walk if self.settings.walk == "published" else self.time_map)(us, n_tokens)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #4e75e7e0
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #6d698225
 @patch
 def weigh(self: PretrainedExpert, x, t):
     "Velocities in the measure of the network's own words: near pure noise an epsilon model's small error is a huge velocity."
     return x * over(self.noise.weight(t), x)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #022eeddd
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #c10fe473
 @patch
 def layout(self: PretrainedExpert, x, clock: Timeline) -> ChainLayout:
     "Where the latents x lie under a clock."
     shape = (x.shape[1], *x.shape[3:]) if self.kind == VIDEO else (*x.shape[2:], 1)
     return chain_layout(clock, self.kind, shape, self.halved)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #6057b47c
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #e537bc9a
 @patch
 def layouts(self: PretrainedExpert, layout) -> list:
     "Layouts of the tokens at each meeting."
     return [layout.at(self.chain[i].level) for i in self.meet]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #1364b350
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #bd600fdd
 @patch
 def token_times(self: PretrainedExpert, t):  # (B,) or one time per latent
     "(B, K, p): noise times within each step that the ports are told apart."
     if t.ndim == 1: return t[:, None, None]
     return t[:, None] if self.halved[0] else t[:, :, None]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #c98b4e49
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #ec67cb53
 def _found(ctx, where, wanted):
     "(tokens (B, S, D), mask or None) of a context. Raises ModelError."
     if where == "pooled": return ctx.pooled[:, None], None
@@ -149,10 +150,10 @@ def _found(ctx, where, wanted):
     raise ModelError(f"this expert wants {wanted!r}, which its own encoders make, and the condition has only {sorted(ctx.more) or 'CLIP'}. "
                      "Name the expert's folder in clip.experts when caching and sampling, or point `sources` elsewhere.")
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #cca12079
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #a25e6fb1
 def _grown(x, n): return x if x.shape[1] >= n else F.pad(x, (0, 0) * (x.ndim - 2) + (0, n - x.shape[1]))
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #fb937bcb
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #c4558231
 @patch
 def condition(self: PretrainedExpert, key: str, cond, B: int) -> tuple:
     "(tokens (B, S, D), mask (B, S) or None) of one of the network's conditions; absent or dropped ones replaced."
@@ -168,7 +169,7 @@ def condition(self: PretrainedExpert, key: str, cond, B: int) -> tuple:
     if mask is not None: mask = torch.where(drop[:, None], _grown(real[None], n), _grown(mask.bool(), n))
     return torch.where(drop[:, None, None], _grown(null, n), _grown(x, n)), mask
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #97c289fc
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #7209fa48
 @patch
 def set_absent(self: PretrainedExpert, text=None, image=None):
     "Takes over what the network's encoders say about an empty text and no image (Context of one, or None). Raises ModelError."
@@ -181,25 +182,25 @@ def set_absent(self: PretrainedExpert, text=None, image=None):
         if x.shape[1] != absent.shape[1]: raise ModelError(f"{self.name} expert: {key} of an empty {kind} has width {x.shape[1]}, the network takes {absent.shape[1]}")
         absent.zero_()[:len(x)] = x[:len(absent)].to(absent)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #0db93411
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #b1173c4e
 @patch
 def _format(self: PretrainedExpert): return next(self.net.parameters()).dtype
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #061ebd57
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #3e5db869
 @patch
 def _own_numbers(self: PretrainedExpert, device):
     "The network's own number format, not autocast's, unless its weights are fp32."
     plain = self._format() == torch.float32 or not torch.amp.is_autocast_available(device.type)
     return nullcontext() if plain else torch.autocast(device.type, enabled=False)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #59529801
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #2e43928c
 def _outside(x):
     "Features in the format of the joint block."
     if not torch.amp.is_autocast_available(x.device.type): return x
     on = torch.is_autocast_enabled(x.device.type)
     return x.to(torch.get_autocast_dtype(x.device.type) if on else torch.float32)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #0a1fa68f
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #9f64aaec
 @patch
 def settle(self: PretrainedExpert, dtype=None):
     "Weights that are all frozen are kept in the format of the matrix products, or as the settings say."
@@ -210,13 +211,13 @@ def settle(self: PretrainedExpert, dtype=None):
     want = torch.float32 if learns else want
     if self._format() != want: nn.Module.to(self.net, want)      # diffusers' own `to` warns of what is meant here
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #be8e8f9b
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #42b30d2d
 @patch
 def forward(self: PretrainedExpert, i: int, state: ChainState, *given) -> ChainState:
     "Layer i; the first one, the input, is given latents, times and conditions too."
     return replace(self.enter(state, *given) if given else self.run(self.chain[i], state), at=i + 1)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #3fc08a79
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #ff21bfa9
 @patch
 def _owned(self: PretrainedExpert, i: int) -> list:
     "Names of the tensors of a layer."
@@ -225,20 +226,22 @@ def _owned(self: PretrainedExpert, i: int) -> list:
         for n, _ in (*self.net.named_parameters(), *self.net.named_buffers()): self._names[owner(self.chain, n)].append(n)
     return self._names[i]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #4cb37736
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #ca8d6a34
 @patch
 def _brought(self: PretrainedExpert, i: int, device) -> dict:
     "Copies of a layer's tensors on the device."
     find = lambda n: getattr(self.net.get_submodule(n.rpartition(".")[0]), n.rpartition(".")[2])
     return {f"net.{n}": find(n).to(device, non_blocking=True) for n in self._owned(i)}
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #4c455131
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #10ba9bf2
 @patch
 def _one(self: PretrainedExpert, i: int, state: ChainState, *given) -> ChainState:
-    if not self.settings.offload: return self(i, state, *given)
-    return functional_call(self, self._brought(i, state.x.device), (i, state, *given))
+    learns = state.x.device.type == "cpu" and torch.is_grad_enabled()
+    with AttendForThem() if learns else nullcontext():
+        if not self.settings.offload: return self(i, state, *given)
+        return functional_call(self, self._brought(i, state.x.device), (i, state, *given))
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #da579ec6
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #56819ba9
 @patch
 def go(self: PretrainedExpert, state: ChainState, until: int, again: bool = False) -> ChainState:
     "On to layer `until`; with `again`, layers are recomputed in the backward pass."
@@ -247,7 +250,7 @@ def go(self: PretrainedExpert, state: ChainState, until: int, again: bool = Fals
         for i in range(state.at, until): state = checkpoint(self._one, i, state, use_reentrant=False) if again else self._one(i, state)
     return state
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #8273c1af
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #18ee1d45
 @patch
 def _noise_for(self: PretrainedExpert, x):
     "The one noise that given latents get: of one clip's shape."
@@ -255,14 +258,14 @@ def _noise_for(self: PretrainedExpert, x):
     if key not in self._held: self._held[key] = torch.randn(x.shape[1:], generator=named_rng("given", *x.shape[1:])).to(x.device)
     return self._held[key]
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #cb5a09d1
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #98661ccf
 @patch
 def level_out(self: PretrainedExpert, x, t) -> tuple:
     "Latents and times as the network can take them: one time for a clip."
     if t.shape[1] == 1: return x, t[:, 0]
     return same_time(x, t, self._noise_for(x))
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #61a6cb1d
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #af408ece
 @patch
 def begin(self: PretrainedExpert, x, t, cond, layout) -> ChainState:
     "Latents into the network, as far as its input goes."
@@ -271,45 +274,45 @@ def begin(self: PretrainedExpert, x, t, cond, layout) -> ChainState:
     with self._own_numbers(x.device): state = self._one(0, ChainState(noisy, noisy, own_t, layout), x, t, cond)
     return self.go(state, self.inlet, again=True)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #51687629
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #8700a2ec
 @patch
 def step(self: PretrainedExpert, i: int, state: ChainState) -> ChainState:
     "On to the i-th meeting."
     return self.go(state, self.meet[i] + 1)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #4bc7ac16
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #67ffb11e
 @patch
 def tokens(self: PretrainedExpert, state: ChainState) -> tuple:
     "The features as tokens (B, N, D), and where they lie."
     return _outside(self.to_tokens(state)), state.layout.at(self.chain[state.at - 1].level)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #5b80cfd0
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #27e888ff
 @patch
 def add(self: PretrainedExpert, state: ChainState, delta) -> ChainState:
     "Takes in what the meeting brought, as if the layer had said it itself: a skip that was made of it carries it on."
     x = state.x + self.from_tokens(state, delta.to(state.x.dtype))
     return replace(state, x=x, skips=(*state.skips[:-1], x) if state.tied else state.skips)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #9193dbbc
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #be963008
 @patch
 def finish(self: PretrainedExpert, state: ChainState) -> torch.Tensor:
     "Through the rest of the network; its words as a velocity (fp32)."
     state = self.go(state, len(self.chain), again=True)
     return self.noise.leave(self.leave(state), state.noisy, state.t)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #c2b50f84
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #e0cdfc75
 @patch
 def part(self: PretrainedExpert, name: str) -> str:
     "Which part of the expert a tensor belongs to: in, blocks or out."
     return part_of(owner(self.chain, name.removeprefix("net.")), len(self.chain), self.meet, self.inlet)
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #b7ac54f5
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #bc3306c8
 @patch
 def borrowed(self: PretrainedExpert) -> set:
     "Names of the tensors that come from the published folder."
     return {f"net.{n}" for n in self.net.state_dict()} if self.settings.folder else set()
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #f348cbc4
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #ddd442e7
 @patch
 def _apply(self: PretrainedExpert, fn, recurse=True):
     "An offloaded network stays where it is; only the few tensors beside it move."
@@ -317,7 +320,7 @@ def _apply(self: PretrainedExpert, fn, recurse=True):
     for k, b in self._buffers.items(): self._buffers[k] = fn(b)
     return self
 
-# %% ../../nbs/day03_experts/06_pretrained.ipynb #df278589
+# %% ../../nbs/day03_experts/06_pretrained.ipynb #88c02745
 @patch
 def flops_of(self: PretrainedExpert, layout) -> int:
     "Operations of the matrix products and convolutions of one sample."
