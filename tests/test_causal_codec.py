@@ -168,3 +168,15 @@ def test_the_configs_for_it_belong_together():
     assert cache.video_vae_path.removeprefix("assets/models/") in PARTS and a.output.sample_cfg == "configs/ltx/infer.yaml" and i.ckpt.endswith(a.output.ckpt_suffix)
     clock = Timeline.from_seconds(cache.seconds, cache.fps, video=VideoGrid(32, 128, 1, 8, cache.height, cache.width))
     assert (clock.n_frames, clock.video_shape) == (49, (7, 128, 10, 18))
+
+
+@pytest.mark.parametrize("latents,frames", [(8, 64), (8, 57), (3, 17), (24, 24), (1, 1)])
+def test_the_apps_preview_of_a_long_step_keeps_its_shape(latents, frames):
+    "A codec with many frames to a latent does not squeeze them all into one row."
+    import numpy as np
+    from types import SimpleNamespace as Some
+    from jointdit.studio.kits import _frames_row
+    drawn = lambda z: np.zeros((max(1, round(frames * len(z) / latents)), 16, 16, 3), np.uint8)
+    kit = Some(model=Some(video=Some(denormalize=lambda v: v)), video=Some(decode=drawn))
+    row = _frames_row(Some(kit=kit, n=8, width=512), torch.zeros(1, latents, 4, 2, 2))
+    assert row.shape[1] == 512 and 64 <= row.shape[0] <= 512

@@ -3,11 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+import expert_helpers as H
 from jointdit.assets.catalogue import PARTS
 from jointdit.data.cache import CacheSettings
 from jointdit.model.cut import transformer_layers
-from jointdit.model.memory import Live, cached_clock, meetings_table, memory_bill, meta_model, published_settings, sampling_bill, trained_groups
+from jointdit.model.memory import Live, activation_bytes, cached_clock, meetings_table, memory_bill, meta_model, published_settings, sampling_bill, trained_groups
+from jointdit.model.joint import build_model
 from jointdit.sample.request import InferSettings
 from jointdit.settings import PROFILES, Knobs, load_settings
 from jointdit.timeline import AudioGrid, Timeline, VideoGrid
@@ -91,3 +94,33 @@ def test_the_experts_yaml_belong_together():
     for k in ("width_v", "width_a", "heads", "head_dim", "n_text", "n_image", "cond_width"): assert getattr(shapes, k) == getattr(a.model, k)
     assert b.init == f"checkpoints/day05_stage_a_{a.output.ckpt_suffix}" and i.ckpt == f"checkpoints/day07_stage_b_{b.output.ckpt_suffix}"
     for f in (*cache.clip.experts, cache.clip.pretrained): assert any(p.startswith(f.removeprefix("assets/models/")) for p in PARTS)
+
+
+def tiny(device, **more):
+    "Three levels a stream, as published, with frozen experts."
+    if device == "meta":
+        with torch.device("meta"): m = build_model(H.settings(H.SVD3, H.ALD3, **more)).to("meta")    # some constants are born on the CPU all the same
+    else: m = H.open_gates(H.model(H.SVD3, H.ALD3, **more))
+    for n, p in m.named_parameters(): p.requires_grad_(n.startswith(("joint", "cond")))
+    return m
+
+
+def test_prediction_agrees_with_what_is_really_kept(monkeypatch):
+    "Tiny U-Nets: the meta device against tensors that exist, and those against autograd's own list of what it keeps."
+    monkeypatch.setattr("jointdit.model.attention._core", lambda q, k, v, mask=None: F.scaled_dot_product_attention(q, k, v, attn_mask=mask))   # as on a GPU
+    c, kept, peak = H.clock(6), {}, {}
+    for again in (False, True):
+        predicted, peak[again] = (activation_bytes(tiny(d, checkpointing=again), c) for d in ("meta", "cpu"))
+        assert .8 < predicted/peak[again] < 1.25, (again, predicted, peak[again])
+        m, seen = tiny("cpu", checkpointing=again), {}
+        own = {p.untyped_storage()._cdata for p in [*m.parameters(), *m.buffers()]}
+        keep = lambda x: seen.setdefault(x.untyped_storage()._cdata, x) is None or x
+        with Live(m) as live, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            out = m(torch.randn(1, *c.video_shape), torch.randn(1, *c.audio_shape), torch.tensor([.5]), torch.tensor([.5]), c, H.text(1), H.image(1, c))
+            left = live.now
+        kept[again] = sum(x.untyped_storage().nbytes() for k, x in seen.items() if k not in own)
+        if not again: assert .9 < left/kept[again] < 1.2, (left, kept)
+        del out
+    assert kept[True] < kept[False]/50 and peak[True] < .7*peak[False], (kept, peak)
+
+

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kit_key', 'Kits', 'free_memory', 'Preview', 'to_uri', 'watched', 'stepper', 'own_name', 'make']
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #10ebdfaf
+# %% ../../nbs/day09_studio/22_kits.ipynb #decad5f2
 import base64, io, json, threading, time
 import numpy as np
 from contextlib import contextmanager
@@ -15,12 +15,12 @@ from .borrowed import tools
 from .context import LOADING
 from .jobs import Run
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #903dca2f
+# %% ../../nbs/day09_studio/22_kits.ipynb #fed32c14
 def kit_key(s, path) -> tuple:
     "What a kit depends on: the checkpoint's file and how its experts are used, the codecs, CLIP, the experts' encoders, the device."
     return str(path), path.stat().st_mtime_ns, json.dumps(tools(s), sort_keys=True), repr(s.runtime)
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #67232643
+# %% ../../nbs/day09_studio/22_kits.ipynb #178f72a2
 class Kits:
     "The kit that is in memory, and how fast it was."
     def __init__(self, root="checkpoints"):
@@ -44,7 +44,7 @@ class Kits:
         self.kit = self.key = None
         free_memory()
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #e833dbff
+# %% ../../nbs/day09_studio/22_kits.ipynb #45bc0914
 def _trained_knobs(path) -> dict:
     from jointdit.settings import Knobs
     from jointdit.train.checkpoint import read_info
@@ -64,7 +64,7 @@ def free_memory():
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #0f9f30dd
+# %% ../../nbs/day09_studio/22_kits.ipynb #872108ab
 class Preview:
     "Makes pictures of a clip that is forming, now and then."
     def __init__(self, kit, share=.12, n=8, width=720):
@@ -80,17 +80,18 @@ class Preview:
         self.next = now + (now - began)/self.share
         return out
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #82971ecc
+# %% ../../nbs/day09_studio/22_kits.ipynb #31b0af9e
 def _frames_row(self, v):
     "n frames of normalised latents (1, T, C, h, w) side by side, (H, width, 3) uint8."
     if v is None: return None
     from PIL import Image
     v = self.kit.model.video.denormalize(v)[0]
     pick = [int((i + .5)*len(v)/self.n) for i in range(self.n)] if len(v) > self.n else range(len(v))
-    row = np.concatenate(np.asarray(self.kit.video.decode(v[list(pick)].float().cpu())), 1)
+    drawn = np.asarray(self.kit.video.decode(v[list(pick)].float().cpu()))
+    row = np.concatenate(drawn[::-(-len(drawn)//self.n)], 1)
     return np.asarray(Image.fromarray(row).resize((self.width, round(self.width*row.shape[0]/row.shape[1])), Image.NEAREST))
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #bb0ea033
+# %% ../../nbs/day09_studio/22_kits.ipynb #a7dc9b90
 def _mel_row(self, a, height=96):
     "The log-mel of normalised latents (1, C, L, F), (height, width, 3) uint8."
     if a is None: return None
@@ -100,7 +101,7 @@ def _mel_row(self, a, height=96):
     rgb = colormaps["magma"](np.clip((mel.T[::-1] + 9)/12, 0, 1), bytes=True)[..., :3]
     return np.asarray(Image.fromarray(rgb).resize((self.width, height), Image.BILINEAR))
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #3a8fd489
+# %% ../../nbs/day09_studio/22_kits.ipynb #3d28609b
 def to_uri(picture: np.ndarray) -> str:
     "A picture (H, W, 3) uint8 as a data URI: nothing is written, and nobody else can fetch it."
     from PIL import Image
@@ -108,7 +109,7 @@ def to_uri(picture: np.ndarray) -> str:
     Image.fromarray(picture).save(out, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #9fd0a2c7
+# %% ../../nbs/day09_studio/22_kits.ipynb #fa7f9586
 def watched(run: Run, kits: Kits):
     "Stages of `generate` that tell a run where it is."
     from jointdit.sample.cards import Stages
@@ -124,7 +125,7 @@ def watched(run: Run, kits: Kits):
             if name != "sample": kits.pace[run.stage] = self.seconds[name]
     return Watched(say=lambda line: run.tell(line))
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #04bcaa83
+# %% ../../nbs/day09_studio/22_kits.ipynb #694c9df7
 def stepper(run: Run, preview: Preview, steps: int):
     "A `watch` for the sampler: counts steps, measures them, shows previews, stops."
     last = [time.perf_counter()]
@@ -139,7 +140,7 @@ def stepper(run: Run, preview: Preview, steps: int):
         last[0] = time.perf_counter()
     return see
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #353cf134
+# %% ../../nbs/day09_studio/22_kits.ipynb #fffd24fe
 def own_name(folder, base: str, request: str) -> str:
     "`base`, or with six digits of the request behind it where another request's clip has that name."
     from jointdit.sample.cards import load_card
@@ -147,7 +148,7 @@ def own_name(folder, base: str, request: str) -> str:
     except Exception: taken = any(Path(folder).glob(f"{base}.*"))
     return f"{base}_{request[:6]}" if taken else base
 
-# %% ../../nbs/day09_studio/22_kits.ipynb #1d56222b
+# %% ../../nbs/day09_studio/22_kits.ipynb #2ba6db32
 def make(s, run: Run, kits: Kits) -> list:
     "Make the clips of a request, one seed after the other; returns their results. Raises JointDiTError."
     from jointdit.sample.infer import generate
