@@ -105,14 +105,15 @@ def test_what_is_given_away_stands_by_itself(acts, place, tmp_path, monkeypatch)
     "Experts byte for byte, joint blocks bit for bit, a card; no place of this machine."
     monkeypatch.setattr(strangers, "SHIPPED", str(tmp_path/"out"))
     path = acts["join"].checkpoint.parent/"ckpt_step_000002.safetensors"
-    made = ship(report=fake_report(tmp_path/"report.json", path))
+    with pytest.raises(CheckpointError, match="no act 'joined' here"): ship(report=fake_report(tmp_path/"report.json", path), notes=dict(joined="x"))
+    made = ship(report=fake_report(tmp_path/"report.json", path), notes=dict(join="with a cold"))
     assert made == tmp_path/"out/model.safetensors" and sum(f.stat().st_size for f in made.parent.rglob("*")) < LIMIT
     for f in (place/"data/toy_experts").rglob("*.*"): assert (made.parent/f.relative_to(place/"data/toy_experts")).read_bytes() == f.read_bytes()
     (given, info), (kept, _) = load_model(made), load_model(path)
     assert all(torch.equal(x, y) for x, y in zip(given.state_dict().values(), kept.state_dict().values()))
     card = load_json(made.with_name("card.json"))
     assert card["experts"]["video"] == info.model["expert_v"]["hash"] and card["measured"]["join"]["share_of_real_f1"] == pytest.approx(5/7)
-    assert [r["command"].split()[-1] for r in card["runs"].values()] == list(ACTS) and card["runs"]["join"]["changed"]["max_steps"] == 2
+    assert [r["command"].split()[-1] for r in card["runs"].values()] == list(ACTS) and card["runs"]["join"]["changed"]["max_steps"] == 2 and card["runs"]["join"]["note"] == "with a cold"
     said = (made.with_name("card.json")).read_text() + str(info.settings)
     assert "/somewhere" not in said and str(place) not in said and info.settings["data"]["cache_dir"] == "data/toy_joint_cache"
     assert strangers.shipped_strangers()[0] == made
@@ -186,3 +187,27 @@ def test_real_clips_are_measured_without_any_act(tmp_path, monkeypatch):
     (dict(sync_f1=.8, sync_f1_chance=.2), dict(sync_f1=1.), .75), (dict(sync_f1=.2, sync_f1_chance=.2), dict(sync_f1=1.), 0.), (dict(sync_f1=None, sync_f1_chance=.2), dict(sync_f1=1.), None),
     ({}, {}, None), (dict(sync_f1=.5, sync_f1_chance=.9), dict(sync_f1=.8), None)])
 def test_the_way_from_chance_to_real(row, real, share): assert share_of_real(row, real) == (share if share is None else pytest.approx(share))
+
+
+def test_strangers_that_went_on_say_what_they_went_on_from(acts, place, tmp_path):
+    first = str(acts["alone"].checkpoint)
+    more = act("alone", FEW | {"max_steps": 1, "init": first, "output.ckpt_suffix": "toy_more"}, folder=tmp_path/"more")
+    card = strangers.run_card("alone", more.checkpoint)
+    assert card["steps"] == 1 and card["before"]["steps"] == 2 and card["before"]["changed"]["data.batch_size"] == 2 and "before" not in card["before"]
+    assert "before" not in strangers.run_card("tune", acts["tune"].checkpoint)
+
+
+@pytest.mark.skipif(strangers.shipped_strangers() is None, reason="this package comes without joined strangers")
+def test_the_readme_says_what_the_card_says():
+    "Four rows of numbers, and the file is the one that the card is about."
+    import re
+    from jointdit.core import file_hash
+    path, card = strangers.shipped_strangers()
+    assert card["sha256"] == file_hash(path)
+    text = (Path(__file__).parents[1]/"README.md").read_text().split("**What two strangers learn")[1]
+    rows = {n: [float(x) for x in re.findall(r"\d+(?:\.\d+)?", line.split("|", 2)[2])] for n, line in zip(("real", "alone", "join", "tune"), [l for l in text.splitlines() if l.startswith("| ")][1:5])}
+    for n, said in rows.items():
+        r = card["measured"][n]
+        there = [round(r[k], 2) for k in ("sync_f1", "sync_f1_chance", "sync_correlation", "sync_correlation_chance")] + [round(100*r["captions_right"])]
+        far = [r[f"frechet_{k}"] if n != "real" else card["measured"]["join"][f"frechet_{k}_floor"] for k in ("video", "audio", "joint")]
+        assert said[:5] == there and said[5:] == [round(x, 1 if x < 100 else None) for x in far], n

@@ -143,5 +143,5 @@ def test_the_strangers_of_the_package_make_a_clip(ctx):
     assert name in [value for _, value in menu(ctx)] and suit(ctx, name, OWN) == OTHER
     r = wait(ctx, begin_run(ctx, read_config(ctx, OTHER) | dict(checkpoint=name, prompt="a ball bounces", seconds=.5), "me")[0])
     assert len(r.frames) == 6
-    used = {k: u["value"] for k, u in zip(FIELDS, settings_of(ctx, f"ui_infer/{r.card_path.stem}")) if "value" in u}
+    used = {k: u["value"] for k, u in zip(FIELDS, settings_of(ctx, r.card_path.relative_to(ctx.out.resolve()).with_suffix("").as_posix())) if "value" in u}
     assert used["checkpoint"] == name

@@ -3,12 +3,12 @@
 # %% auto #0
 __all__ = ['overhear', 'Look', 'look', 'nearness']
 
-# %% ../../nbs/day04_joint/03_two_strangers.ipynb #8fba8439
+# %% ../../nbs/day04_joint/03_two_strangers.ipynb #33540c1e
 from dataclasses import dataclass
 import torch
 from .positions import STREAMS
 
-# %% ../../nbs/day04_joint/03_two_strangers.ipynb #06762122
+# %% ../../nbs/day04_joint/03_two_strangers.ipynb #4d91a980
 def overhear(
     model,          # JointDiT
     *given, **more, # as for its forward pass
@@ -22,7 +22,7 @@ def overhear(
         for h in hooks: h.remove()
     return kept
 
-# %% ../../nbs/day04_joint/03_two_strangers.ipynb #491fc553
+# %% ../../nbs/day04_joint/03_two_strangers.ipynb #348c7d42
 @dataclass
 class Look:
     "How much one stream's moments look at the other's."
@@ -32,7 +32,7 @@ class Look:
 
 def _moments(seconds): return torch.unique(seconds, return_inverse=True)
 
-# %% ../../nbs/day04_joint/03_two_strangers.ipynb #b8a8825d
+# %% ../../nbs/day04_joint/03_two_strangers.ipynb #03bd0898
 def look(
     block,          # JointBlock
     heard: tuple,   # what it got, from `overhear`
@@ -49,7 +49,7 @@ def look(
     w = torch.zeros(len(a), w.shape[1]).index_add_(0, i, w) / i.bincount()[:, None]
     return Look(torch.zeros(len(a), len(b)).index_add_(1, j, w), a, b)
 
-# %% ../../nbs/day04_joint/03_two_strangers.ipynb #1355e9d0
+# %% ../../nbs/day04_joint/03_two_strangers.ipynb #d8c72187
 def nearness(
     m: Look,
     within: float = 1/12,  # seconds to either side

@@ -5,7 +5,7 @@ __all__ = ['CONFIGS', 'ACTS', 'RUNS', 'SHIPPED', 'LIMIT', 'PLACES', 'CURVE', 'KI
            'distance_record', 'look', 'measure_acts', 'distance_words', 'share_of_real', 'run_card', 'ship',
            'shipped_strangers', 'strangers_chart', 'strangers_words']
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #2d44dd10
+# %% ../../nbs/day08_proof/25_strangers.ipynb #a784ab04
 from pathlib import Path
 
 import torch
@@ -25,12 +25,12 @@ from ..train.export import export_checkpoint
 from ..train.metrics import read_metrics
 from ..train.stage import run_stage, stage_settings
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #415324d3
+# %% ../../nbs/day08_proof/25_strangers.ipynb #f0016671
 CONFIGS = "configs/toy_experts"
 ACTS = {"alone": ("A", "alone"), "join": ("A", "stage_a"), "tune": ("B", "stage_b")}
 RUNS = {"alone": "day05_stage_a_toy_alone", "join": "day05_stage_a_toy_experts", "tune": "day07_stage_b_toy_experts"}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #d7b3a683
+# %% ../../nbs/day08_proof/25_strangers.ipynb #aaa370c2
 def export_experts(
     ckpt,                        # of the act `alone`
     folder="data/toy_experts",   # gets video/ and audio/
@@ -45,7 +45,7 @@ def export_experts(
         save_expert(e, f"{folder}/{e.name}"); out.append(Path(folder)/e.name)
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #6caa1f9a
+# %% ../../nbs/day08_proof/25_strangers.ipynb #80e9b2a2
 def act(
     name: str,          # alone, join or tune
     options: dict = None,   # dotted name -> value
@@ -61,14 +61,14 @@ def act(
         for f in export_experts(result.checkpoint, folder): print(f"expert written: {f}")
     return result
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #2f242409
+# %% ../../nbs/day08_proof/25_strangers.ipynb #5cdb1c03
 def real_features(bench, n: int) -> dict:
     "The judge's features of 2 n other real clips as the codecs give them back; {} where there is no judge."
     judge, clips = bench.the_judge(), [proof_clip(0, i) for i in range(n, 3 * n)]
     if not defined(judge): return {}
     return judge.features(*bench.decode(Batch(Part("real", "real", 2 * n, "real"), 0, 2 * n), clips, *bench.encode(clips)))
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #e05b6faf
+# %% ../../nbs/day08_proof/25_strangers.ipynb #73a081b9
 def distance_record(real: dict, features: dict) -> dict:
     "Fréchet distances, their floors (two halves of the real clips) and intervals, under names for a report; on a quarter as many directions as clips."
     out = {}
@@ -77,7 +77,7 @@ def distance_record(real: dict, features: dict) -> dict:
         if defined(x) and defined(floor): out |= {f"frechet_{k}{end}": float(n) for end, n in (("", x.value), ("_low", x.low), ("_high", x.high), ("_floor", floor.value))}
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #dfa4420b
+# %% ../../nbs/day08_proof/25_strangers.ipynb #dbcc5439
 def look(ckpt, n: int, steps: int) -> dict:
     "Sync, captions and Fréchet distances of n clips of a checkpoint."
     bench, seen = load_bench(ProofSettings(ckpt=str(ckpt), runtime=Runtime(dtype="fp32")), say=lambda line: None), {}
@@ -85,7 +85,7 @@ def look(ckpt, n: int, steps: int) -> dict:
     quick = quick_sync(bench, n, steps, lambda *made: seen.update(judge.features(*made) if defined(judge) else {}))
     return as_record(quick) | distance_record(real_features(bench, n) if seen else {}, seen)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #9b7d774e
+# %% ../../nbs/day08_proof/25_strangers.ipynb #a2d00872
 def measure_acts(
     root="checkpoints",
     out="outputs/toy_experts/report.json",
@@ -105,22 +105,22 @@ def measure_acts(
         row(name, dict(checkpoint=str(path), hash=file_hash(path)[:16], clips=n, steps=steps), lambda: look(path, n, steps))
     return rows
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #d35e6519
+# %% ../../nbs/day08_proof/25_strangers.ipynb #217021c2
 def distance_words(r: dict) -> str:
     "The distances of a row, with their floors."
-    return "".join(f", {k} distance {r[f'frechet_{k}']:.1f} (floor {r[f'frechet_{k}_floor']:.1f})" for k in STREAMS if f"frechet_{k}" in r)
+    return "".join(f", {k} distance {r[f'frechet_{k}']:.1f} (floor {r[f'frechet_{k}_floor']:.1f})" for k in (*STREAMS, "joint") if f"frechet_{k}" in r)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #6ef5b997
+# %% ../../nbs/day08_proof/25_strangers.ipynb #fac5c4e6
 def share_of_real(row: dict, real: dict, kind: str = "f1"):
     "How far a model is from chance (0) to real clips (1), in events (f1) or curves (correlation); None where that is undefined."
     x, c, r = row.get(f"sync_{kind}"), row.get(f"sync_{kind}_chance"), real.get(f"sync_{kind}")
     return None if None in (x, c, r) or r <= c else (x - c) / (r - c)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #3b7f4e85
+# %% ../../nbs/day08_proof/25_strangers.ipynb #e814bf5a
 SHIPPED, LIMIT = "toy:experts", 15_000_000
 PLACES = ("data.cache_dir", "output.ckpt_root", "output.log_root", "init")    # where things lay on the machine of the run
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #685301bc
+# %% ../../nbs/day08_proof/25_strangers.ipynb #74d98b27
 def _at_home(settings: dict, cfg: dict) -> dict:
     "Settings of a run with the places of the settings file."
     out = {k: dict(v) if isinstance(v, dict) else v for k, v in settings.items()}
@@ -129,27 +129,33 @@ def _at_home(settings: dict, cfg: dict) -> dict:
         (out[top[0]] if top else out)[key] = (cfg[top[0]] if top else cfg)[key]
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #4b8f5621
+# %% ../../nbs/day08_proof/25_strangers.ipynb #ecd8d77b
 CURVE = ("sync_f1", "sync_f1_chance", "sync_correlation", "sync_correlation_chance", "captions_right", "heldout_v", "heldout_a")
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #c45a7283
+# %% ../../nbs/day08_proof/25_strangers.ipynb #89585e4c
 def _yaml(name): return stage_settings(ACTS[name][0], f"{CONFIGS}/{ACTS[name][1]}.yaml").settings.model_dump(mode="json")
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #ff7ef88b
+# %% ../../nbs/day08_proof/25_strangers.ipynb #880bec31
+def _lessons(name, info) -> dict:
+    "Steps of a run, and what it did differently from its settings file; of strangers that went on from an earlier run, that one's too."
+    yaml = _yaml(name)
+    changed, started = differences(yaml, _at_home(info.settings, yaml)), info.settings.get("init") if name == "alone" else None
+    out = dict(steps=info.step, changed={k: b for k, (_, b) in changed.items() if not k.startswith("model.")})
+    return out | (dict(before=_lessons(name, read_info(find_checkpoint(started)))) if started else {})
+
+# %% ../../nbs/day08_proof/25_strangers.ipynb #904bce0f
 def run_card(
     name: str,     # of the act
     ckpt,          # its checkpoint
     logs="logs",   # where its log lies
 ) -> dict:
     "What people should know of a run."
-    yaml, info, rows = _yaml(name), read_info(ckpt), read_metrics(Path(logs)/RUNS[name]/"metrics.jsonl")
-    changed = differences(yaml, _at_home(info.settings, yaml))
+    rows = read_metrics(Path(logs)/RUNS[name]/"metrics.jsonl")
     curve = [{k: round(r[k], 4) for k in ("step", *CURVE) if r.get(k) is not None} for r in rows if set(CURVE) & {k for k in r if r[k] is not None}]
-    return dict(command=f"python scripts/train/toy_experts.py {name}", settings=f"{CONFIGS}/{ACTS[name][1]}.yaml", steps=info.step,
-                minutes=round(max([r.get("elapsed", 0) for r in rows], default=0) / 60, 1), curve=curve,
-                changed={k: b for k, (_, b) in changed.items() if not k.startswith("model.")})
+    return dict(command=f"python scripts/train/toy_experts.py {name}", settings=f"{CONFIGS}/{ACTS[name][1]}.yaml",
+                minutes=round(max([r.get("elapsed", 0) for r in rows], default=0) / 60, 1), curve=curve) | _lessons(name, read_info(ckpt))
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #d0883a4c
+# %% ../../nbs/day08_proof/25_strangers.ipynb #0ebcb412
 def _measured(report, path) -> dict:
     "The rows of a report, without places; the way from chance to real of each act. Raises CheckpointError."
     rows = load_json(report) if Path(report).is_file() else {}
@@ -159,30 +165,34 @@ def _measured(report, path) -> dict:
     for name in set(rows) & set(RUNS): out[name] |= {f"share_of_real_{k}": share_of_real(rows[name], rows["real"], k) for k in ("f1", "correlation")}
     return out
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #065570c5
+# %% ../../nbs/day08_proof/25_strangers.ipynb #0bf2022d
 def _expert_files(model: dict) -> dict:   # where to -> Path
     "Files of both experts of a checkpoint, of the weights that it stands on and no others. Raises AssetError, CheckpointError."
     known = resolve_experts(ModelSettings(**model))
     roots = {k: toy_path(known.expert(k).folder) for k in STREAMS}
     return {f"{k}/{f.relative_to(root)}": f for k, root in roots.items() for f in sorted(root.rglob("*")) if f.is_file()}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #b959e1af
+# %% ../../nbs/day08_proof/25_strangers.ipynb #2909140b
 def _moved_in(model: dict) -> dict:
     "Model settings whose experts lie in the package."
     return model | {f"expert_{k[0]}": model[f"expert_{k[0]}"] | dict(folder=f"{SHIPPED}/{k}") for k in STREAMS}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #5bbafacf
+# %% ../../nbs/day08_proof/25_strangers.ipynb #e7fc80b3
 def ship(
     root="checkpoints",
     logs="logs",
     report="outputs/toy_experts/report.json",
     out=None,              # default: the package's own folder
     limit: int = LIMIT,    # bytes of all together
+    notes: dict = None,    # act -> what the settings do not say
 ) -> Path:
     "Puts both experts, the joint blocks and their card into the package. Raises CheckpointError, AssetError."
     path, out = find_checkpoint(Path(root)/RUNS["join"]).with_suffix(".safetensors"), Path(out or toy_path(SHIPPED))
     info, measured = read_info(path), _measured(report, path)
     runs = {n: run_card(n, find_checkpoint(Path(root)/r), logs) for n, r in RUNS.items() if (Path(root)/r).is_dir()}
+    for n, words in (notes or {}).items():
+        if n not in runs: raise CheckpointError(f"no act {n!r} here to say something about: there are {list(runs)}. Write --note ACT=words.")
+        runs[n]["note"] = words
     files, model = _expert_files(info.model), _moved_in(info.model)
     yaml, size = _yaml("join"), sum(f.stat().st_size for f in files.values())
     if size > limit: raise CheckpointError(f"the experts alone have {size / 1e6:.1f} MB; at most {limit / 1e6:.0f} MB may be given away")
@@ -191,31 +201,32 @@ def ship(
     for name, f in files.items(): write_atomic(out/name, f.read_bytes())
     return made
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #51be99ab
+# %% ../../nbs/day08_proof/25_strangers.ipynb #fba73a59
 def shipped_strangers():   # (path, card), or None
     "The joined strangers that come with the package, if they do."
     path = toy_path(f"{SHIPPED}/model.safetensors")
     return (path, load_json(path.with_name("card.json"))) if path.is_file() else None
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #7dce66cd
+# %% ../../nbs/day08_proof/25_strangers.ipynb #4a54a3bc
 KINDS = {"f1": "events (F1)", "correlation": "curves (correlation)"}
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #cc17c4a7
+# %% ../../nbs/day08_proof/25_strangers.ipynb #6c0dd837
 def _curves(ax, card):
-    "Sync over the steps of the acts that met, one after the other."
+    "Sync over the steps of the acts that met, one after the other; before the first step, where all gates are closed, stand the strangers."
     at, ends = 0, []
     for name in ("join", "tune"):
         rows = [r for r in card["runs"].get(name, {}).get("curve", []) if any(f"sync_{k}" in r for k in KINDS)]
+        if name == "join" and "alone" in card["measured"]: rows = [card["measured"]["alone"] | dict(step=0)] + rows
         for k, color in zip(KINDS, ("C0", "C1")):
             for end, style in (("", "o-"), ("_chance", ":")):
-                xy = [(at + r["step"], r[f"sync_{k}{end}"]) for r in rows if f"sync_{k}{end}" in r]
+                xy = [(at + r["step"], r[f"sync_{k}{end}"]) for r in rows if r.get(f"sync_{k}{end}") is not None]
                 if xy: ax.plot(*zip(*xy), style, ms=3, color=color, label=KINDS[k] if not end and name == "join" else None)
         at += card["runs"].get(name, {}).get("steps", 0); ends.append(at)
     for x in ends[:-1]: ax.axvline(x, color="grey", lw=.6)
     ax.set(title="joint blocks learn, then everything (dotted: chance)", xlabel="step", ylim=(-.15, 1.05))
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #2697233a
+# %% ../../nbs/day08_proof/25_strangers.ipynb #3a5a4779
 def _bars(ax, card):
     "Each act and real clips, two bars each, a line at chance."
     rows = {n: card["measured"][n] for n in (*RUNS, "real") if n in card["measured"]}
@@ -226,7 +237,7 @@ def _bars(ax, card):
             if (c := r.get(f"sync_{k}_chance")) is not None: ax.plot([at - .19, at + .19], [c, c], color="k", lw=1.5)
     ax.set_xticks([i + .2 for i in range(len(rows))], list(rows)); ax.set(title="reached (black: chance)", ylim=(-.15, 1.05)); ax.legend(fontsize=7)
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #17c4c7d4
+# %% ../../nbs/day08_proof/25_strangers.ipynb #933e5e66
 def strangers_chart(card: dict):   # matplotlib Figure
     "The card of joined strangers as two pictures."
     from matplotlib.figure import Figure
@@ -235,7 +246,7 @@ def strangers_chart(card: dict):   # matplotlib Figure
     _curves(left, card); _bars(right, card)
     return fig
 
-# %% ../../nbs/day08_proof/25_strangers.ipynb #727fb1b9
+# %% ../../nbs/day08_proof/25_strangers.ipynb #07325d1b
 def strangers_words(card: dict) -> str:
     "What was measured, a line for each act."
     rows, alone = card["measured"], card["measured"].get("alone", {}).get("captions_right")

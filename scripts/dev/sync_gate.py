@@ -1,8 +1,9 @@
 """Layer 1: the notebooks are the source, and nothing has drifted.
 
 In a copy of the tree: delete every exported module, export again, compare; clean the notebooks, compare; render README from the
-index notebook, compare. Exit status 1 names each file that differs.
+index notebook, compare; follow README's links into the tree. Exit status 1 names each file that differs.
 """
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,12 @@ def exported(root: Path) -> list[Path]:
 def differing(paths: list[Path], copy: Path) -> list[str]:
     "Those of `paths` whose bytes are not the same in the copy (or missing there)."
     return [str(p) for p in paths if not (copy / p).exists() or (copy / p).read_bytes() != (ROOT / p).read_bytes()]
+
+
+def dead_links(page: Path) -> list[str]:
+    "Links of a Markdown page to files that are not there."
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    return [link for link in links if not (page.parent / link).exists()]
 
 
 def main() -> int:
@@ -49,6 +56,7 @@ def main() -> int:
         from make_readme import render
         if render(ROOT / "nbs" / "index.ipynb") != (ROOT / "README.md").read_text(encoding="utf-8"):
             problems["README.md differs from nbs/index.ipynb (make readme)"] = ["README.md"]
+        problems["README.md points to what is not there"] = dead_links(ROOT / "README.md")
         bad = {why: files for why, files in problems.items() if files}
         for why, files in bad.items():
             print(f"sync gate: {why}: {', '.join(files)}")

@@ -15,22 +15,23 @@ class Act(str, Enum):
 
 @app.command()
 def main(
-    what: Annotated[Act, typer.Argument(help="alone: both experts, strangers (about 50 min on a core); export: those of a run that was stopped; join: joint blocks only (40 min); tune: Stage B (25 min); measure: sync of all; ship: into the package")],
+    what: Annotated[Act, typer.Argument(help="alone: both experts, strangers (75 min on two cores); export: those of a run that was stopped; join: joint blocks only (45 min); tune: Stage B (25 min); measure: sync of all; ship: into the package")],
     cache: Annotated[Optional[str], typer.Option(help="latent cache of toy clips")] = None,
     max_steps: Annotated[Optional[int], typer.Option(help="optimiser steps")] = None,
     max_minutes: Annotated[Optional[float], typer.Option(help="stop after so many minutes")] = None,
     clips: Annotated[int, typer.Option(help="clips to measure")] = 64,
     root: Annotated[str, typer.Option(help="folder of all runs")] = "checkpoints",
     logs: Annotated[str, typer.Option(help="folder of all logs")] = "logs",
+    note: Annotated[Optional[list[str]], typer.Option(help="ship: ACT=words for the card, what the settings do not say (may be repeated)")] = None,
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="any other setting (may be repeated)")] = None,
 ):
-    "Settings: configs/toy_experts/*.yaml. Experts go to data/toy_experts, the report to outputs/toy_experts/report.json."
+    "Clips first: make cache-train cache-val CACHE_CFG=configs/toy_joint/cache.yaml. Settings: configs/toy_experts/*.yaml. Experts go to data/toy_experts, the report to outputs/toy_experts/report.json."
     from common import sync_on_the_way
     with user_errors():
         from jointdit.proof.strangers import RUNS, act, export_experts, measure_acts, ship
         if what is Act.export: print("experts written:", *export_experts(f"{root}/{RUNS['alone']}")); return
         if what is Act.measure: measure_acts(root, n=clips); return
-        if what is Act.ship: print(f"wrote {ship(root, logs)}, its card and both experts"); return
+        if what is Act.ship: print(f"wrote {ship(root, logs, notes=dict(n.partition('=')[::2] for n in note or []))}, its card and both experts"); return
         places = {"output.ckpt_root": root, "output.log_root": logs, "data.cache_dir": cache}
         act(what.value, places | {"max_steps": max_steps, "max_minutes": max_minutes}, set_ or [], [sync_on_the_way] if what is not Act.alone else [])
 
