@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+INSTALL_GB ?= 10
 TEST_STAMP := $(VENV)/.installed-test
 export PYTHONPATH := .
 
@@ -35,6 +36,8 @@ help: ## list every target
 $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "JointDiT needs Python 3.11 or newer; '$(PYTHON)' is older. Use: make PYTHON=/path/to/python3.11 ..."; exit 2; }
 	@echo "== installing JointDiT into $(VENV) (2 to 5 minutes, once)"
+	@ls -d $(VENV)/lib/python*/site-packages/torch >/dev/null 2>&1 || df -Pk . | awk -v need=$(INSTALL_GB) 'NR == 2 && $$4 < need * 1048576 { \
+	  printf "JointDiT: the install takes %d GB for a while (7 stay: torch with CUDA), and only %.1f GB are free on the disk of this folder.\nMake room, or go on all the same with INSTALL_GB=0.\n", need, $$4 / 1048576; exit 2 }'
 	@test -x $(PY) || "$(PYTHON)" -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $(STAMP)

@@ -108,7 +108,9 @@ def _field(cls, dotted, where):
     "(canonical dotted name, its field)."
     at, path = cls, []
     for part in dotted.split("."):
-        if at is None: raise SettingsError(f"{where}: unknown key {dotted}. {'.'.join(path)} is a single value.")
+        if at is None:
+            mapping = dict in _kinds(f.annotation)
+            raise SettingsError(f"{where}: unknown key {dotted}. {'.'.join(path)} is {'one mapping, given whole: {name: value}' if mapping else 'a single value'}.")
         if (n := _names(at).get(part)) is None:
             raise SettingsError(f"{where}: unknown key {dotted}. {_nearest(at, part, cls, ''.join(f'{p}.' for p in path))}")
         path.append(n)

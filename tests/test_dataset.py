@@ -50,6 +50,28 @@ def test_every_clip_comes_equally_often_and_batches_are_full(n, size, seed, part
     assert all(abs(seen[i] - fair) <= 2 + 2 * parts * size / max(1, n) + size / len(Fake.buckets[i % parts]) for i in range(n))
 
 
+@settings(max_examples=25, deadline=None)
+@given(size=st.integers(1, 9), seed=st.integers(0, 5), times=st.integers(2, 5))
+def test_repeated_clips_come_so_often_and_never_as_the_same_exercise(mixed, size, seed, times):
+    sampler, plain = BatchSampler(mixed, size, seed, {"2": times}), BatchSampler(mixed, size, seed)
+    loud = [any("2" in c.split() for c in mixed.captions(i)) for i in range(len(mixed))]
+    total = sum(times if x else 1 for x in loud)
+    assert sampler.each == [times if x else 1 for x in loud] and 0 < sum(loud) < len(loud)
+    steps = 20 * total // size
+    uses = [u for k in range(steps) for u in sampler.picks(k)]
+    seen = Counter(i for i, _ in uses)
+    assert len(set(uses)) == len(uses)                      # a copy has a turn of its own, hence a task, a time and a noise of its own
+    for i, x in enumerate(loud): assert abs(seen[i] / (steps * size / total) - (times if x else 1)) < .25 * (times if x else 1) + size / 9
+    assert BatchSampler(mixed, size, seed, {"2": times}).picks(steps) == sampler.picks(steps)
+    assert BatchSampler(mixed, size, seed, {"2": 1}).picks(7) == plain.picks(7)
+
+
+def test_repeat_wants_whole_words_that_somebody_said(mixed):
+    with pytest.raises(CacheError, match="'zebra'.*Captions are like"): BatchSampler(mixed, 4, 0, {"zebra": 2})
+    with pytest.raises(CacheError, match="'num'"): BatchSampler(mixed, 4, 0, {"num": 2, "Number": 2})
+    assert set(BatchSampler(mixed, 4, 0, {"Number": 2, "2": 3}).each) == {2, 3}      # the larger one, not their product
+
+
 def test_batches_hold_one_clock_and_the_same_streams(mixed):
     sampler = BatchSampler(mixed, 3, 0)
     kinds = set()

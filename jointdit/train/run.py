@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 import torch, yaml
 from fastcore.basics import patch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from tqdm.auto import tqdm
 
 from ..core import CheckpointError, TrainError, derive_seed, write_atomic
@@ -37,6 +37,7 @@ class DataSettings(Strict):
     val_split: str = Field("val", description="held-out split; its loss is the one to compare")
     batch_size: int = Field(32, ge=1, description="clips per optimiser step")
     accumulate: int = Field(1, ge=1, description="pieces that a batch is cut into: on a GPU one after the other, to save memory; on a CPU side by side, a core each")
+    repeat: dict[str, PositiveInt] = Field({}, description="word of a caption -> how often such clips come while the others come once: {rotor: 2}")
     ram_gib: float = Field(8.0, ge=0, description="latents kept in memory")
 
 # %% ../../nbs/day05_stage_a/03_run.ipynb #6549e955
@@ -121,7 +122,8 @@ def _setup_place(self: Trainer):
 def _setup_data(self: Trainer):
     d, knobs = self.settings.data, self.settings.knobs
     self.data = LatentDataset(d.cache_dir, d.train_split, knobs.max_t, d.ram_gib)
-    self.sampler = BatchSampler(self.data, d.batch_size, self.settings.runtime.seed)
+    self.sampler = BatchSampler(self.data, d.batch_size, self.settings.runtime.seed, d.repeat)
+    if d.repeat: self.say(f"data: {sum(self.sampler.each)} draws of {len(self.data)} clips to a going-through, " + ", ".join(f"{w} x{n}" for w, n in d.repeat.items()))
     self.held = []
     if self.settings.output.eval_clips:
         val = LatentDataset(d.cache_dir, d.val_split, knobs.max_t, d.ram_gib)
