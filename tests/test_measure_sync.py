@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from jointdit.measure.sync import (ClipSync, Track, clip_sync, correlation, curve_lag, event_sync, match_events, part, peak, pool, shift_curve,
-                                   shuffled, sync_of, timing_group, track, track_sync)
+from jointdit.measure.controls import shift_curve, shuffled, timing_group
+from jointdit.measure.sync import (ClipSync, Track, clip_sync, correlation, curve_lag, event_sync, match_events, part, peak, pool, sync_of, track,
+                                   track_sync)
 from jointdit.measure.undefined import Undefined, defined, to_json
 from jointdit.toyworld import SPEC, make_clip
 

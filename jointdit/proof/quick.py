@@ -18,7 +18,8 @@ import torch
 from ..assets.video_codec import VideoCodec
 from ..core import JointDiTError, SampleError
 from ..data.encode import CacheSettings, load_encoders
-from ..measure.sync import Chance, Pool, shuffled, sync_of, track
+from ..measure.controls import Chance, shuffled
+from ..measure.sync import Pool, sync_of, track
 from ..measure.undefined import Undefined, defined
 from .charts import Dot, dot_chart
 from .generate import Bench, check_world

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..core import load_json
 from ..measure.frechet import frechet, frechet_floor, principal
-from ..measure.sync import shift_curve, shuffled, sync_of, timing_group, track_sync
+from ..measure.controls import shift_curve, shuffled, timing_group
+from ..measure.sync import sync_of, track_sync
 from ..measure.sync import part as part_of
 from ..measure.undefined import Undefined, defined, to_json
 from .generate import Bench
