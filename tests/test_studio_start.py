@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "scipy", "matplotlib", "av", "soundfile", "safetensors", "tensorboard")
-SERVE = """import json, socket, sys, time, urllib.request
+SERVE = """import json, socket, sys, urllib.request
 from jointdit.studio.app import build_app
 from jointdit.studio.serve import Address, serve
 from jointdit.studio.theme import look
@@ -18,9 +18,8 @@ app = build_app(sys.argv[1]).queue(default_concurrency_limit=None)
 serve(app, app.studio, at, block=False, **look())
 url = f"http://127.0.0.1:{at.port}"
 page = urllib.request.urlopen(url).read()
-cpu = time.process_time()
 config = json.load(urllib.request.urlopen(url + "/config"))
-print(json.dumps(dict(loaded=sorted(set(m.split(".")[0] for m in sys.modules)), bytes=len(page), cpu=cpu, components=len(config["components"]))))
+print(json.dumps(dict(loaded=sorted(set(m.split(".")[0] for m in sys.modules)), bytes=len(page), components=len(config["components"]))))
 """
 
 
@@ -32,7 +31,6 @@ def test_nothing_heavy_is_imported_for_the_page(tmp_path):
     said = json.loads(r.stdout.strip().splitlines()[-1])
     assert said["bytes"] > 1000 and said["components"] > 100
     assert not [m for m in HEAVY if m in said["loaded"]]
-    assert said["cpu"] < 5      # seconds of one core; on a quiet machine they pass in as many seconds
 
 
 def test_help_needs_no_torch():
