@@ -79,6 +79,7 @@ def beside(self: AudioLDM2Voice, text: str, prompt: str) -> dict:  # name -> (1,
     words, mask, summary = (x[:1] for x in self.pipe.encode_prompt(prompt, self.device, 1, True, negative_prompt=text))
     return {"audioldm2.generated": summary.float(), "audioldm2.t5": words.float(), "audioldm2.t5_mask": mask.bool()}
 
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #99fbba57
 @patch
 def cuts(self: AudioLDM2Voice, text: str, prompt: str) -> int:
     "How many tokens of a text are not heard beside a prompt."
@@ -95,6 +96,7 @@ class LTXVoice:
         parts = dict(text_encoder=_load(T5EncoderModel, f"{folder}/text_encoder"), tokenizer=_load(T5TokenizerFast, f"{folder}/tokenizer"))
         self.pipe, self.device = LTXPipeline(scheduler=None, vae=None, transformer=None, **parts).to(device), device
 
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #8abd72a9
 @patch
 @torch.no_grad()
 def text(self: LTXVoice, text: str) -> dict:
@@ -107,6 +109,7 @@ def text(self: LTXVoice, text: str) -> dict:
 VOICES = {"image_encoder": SVDVoice, "language_model": AudioLDM2Voice, "transformer": LTXVoice}
 USUAL = {"svd": SVDVoice, "audioldm2": AudioLDM2Voice, "ltx": LTXVoice}   # the folders that `make assets` makes
 
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #c7304511
 def load_voice(folder, device="cpu", **more):
     "The encoders of an expert's folder; `more` is what only some take. Raises AssetError that says what to fetch."
     root = Path(toy_path(folder))
@@ -168,6 +171,7 @@ def text_beside(encoder, texts, prompts):
     "Texts to conditions as guidance sets them against prompts; CLIP alone knows no difference."
     return encoder.text(texts, beside=prompts) if getattr(encoder, "voices", None) else encoder.text(texts)
 
+# %% ../../nbs/day01_assets/12_conditioner.ipynb #ff7a656b
 def cut_beside(encoder, text: str, prompt: str) -> list[str]:
     "Notes about words of a negative prompt that an expert does not hear."
     n = max((v.cuts(text, prompt) for v in getattr(encoder, "voices", []) if hasattr(v, "cuts")), default=0)

@@ -88,6 +88,7 @@ def free_settings(s: ModelSettings|None) -> dict:
     own = {k: e for k in STREAMS if s and (e := s.expert(k))}
     return {k: x for k, e in own.items() if (x := {n: getattr(e, n) for n in FREE if n in e.model_fields_set})}
 
+# %% ../../nbs/day05_stage_a/00_experts.ipynb #176dd81a
 def only_free(s: ModelSettings) -> bool:
     "Does a model block say nothing about the architecture?"
     own = [s.expert(k) for k in STREAMS if f"expert_{k[0]}" in s.model_fields_set]
