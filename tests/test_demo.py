@@ -8,7 +8,8 @@ import pytest
 
 from jointdit.core import CheckpointError, load_json
 from jointdit.data.media import probe, write_video
-from jointdit.demo import Demo, Plan, Shown, clip_html, hms
+from jointdit.demo import Demo
+from jointdit.demo_page import Plan, Shown, clip_html, hms
 from jointdit.toyworld import make_clip
 
 ROOT = Path(__file__).resolve().parents[1]
