@@ -13,10 +13,16 @@ CACHE_CFG ?= configs/day02_cache.yaml
 TRAIN_A_CFG ?= configs/day05_train.yaml
 TRAIN_B_CFG ?= configs/day07_trainB.yaml
 INFER_CFG ?= configs/day06_infer.yaml
+# how long, and under which name, the two files above train; another file says so itself
+ifeq ($(TRAIN_A_CFG),configs/day05_train.yaml)
 MAX_STEPS_A ?= 25
-MAX_STEPS_B ?= 1000
 SUFFIX_A ?= finalA
+endif
+ifeq ($(TRAIN_B_CFG),configs/day07_trainB.yaml)
+MAX_STEPS_B ?= 1000
 SUFFIX_B ?= finalB
+endif
+run_options = $(if $(1),--max-steps $(1)) $(if $(2),--ckpt-suffix $(2) --log-suffix $(2))
 DEMO_MINUTES ?= 6
 DEMO_FROM ?=
 PROOF_CLIPS ?= 256
@@ -79,11 +85,11 @@ cache-val: $(STAMP) ## encode the validation clips into data/cache
 cache-doctor: $(STAMP) ## print a table of the cache and write a page to watch and hear it
 	@$(PY) scripts/data/cache_doctor.py --cache data/cache --out outputs/cache_doctor
 
-final-train-a: $(STAMP) ## Stage A (MAX_STEPS_A=25; FORCE_KEEP_USER_ENVS=1 keeps your exported knobs)
-	@scripts/finals/train.sh --stage A --cfg $(TRAIN_A_CFG) --max-steps $(MAX_STEPS_A) --ckpt-suffix $(SUFFIX_A) --log-suffix $(SUFFIX_A)
+final-train-a: $(STAMP) ## Stage A (MAX_STEPS_A=25, or TRAIN_A_CFG=configs/... with its own; FORCE_KEEP_USER_ENVS=1 keeps your exported knobs)
+	@scripts/finals/train.sh --stage A --cfg $(TRAIN_A_CFG) $(call run_options,$(MAX_STEPS_A),$(SUFFIX_A))
 
 final-train-b: $(STAMP) ## Stage B from the newest Stage A checkpoint (MAX_STEPS_B=1000)
-	@scripts/finals/train.sh --stage B --cfg $(TRAIN_B_CFG) --max-steps $(MAX_STEPS_B) --ckpt-suffix $(SUFFIX_B) --log-suffix $(SUFFIX_B)
+	@scripts/finals/train.sh --stage B --cfg $(TRAIN_B_CFG) $(call run_options,$(MAX_STEPS_B),$(SUFFIX_B))
 
 final-infer: $(STAMP) ## make clips with configs/day06_infer.yaml: outputs/day06
 	@scripts/finals/infer.sh --cfg $(INFER_CFG)

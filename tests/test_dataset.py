@@ -72,6 +72,17 @@ def test_repeat_wants_whole_words_that_somebody_said(mixed):
     assert set(BatchSampler(mixed, 4, 0, {"Number": 2, "2": 3}).each) == {2, 3}      # the larger one, not their product
 
 
+@pytest.mark.parametrize("word, said, heard", [("drum", "a drum, loud", 1), ("drum", "drums", 0), ("drum", "a drum-roll", 1), ("C#", "a C# clip", 1), ("#drum", "#drum solo", 1), ("C", "a C# clip", 1),
+                                               ("鼓", "鼓の音", 1), ("caf", "un café", 0), ("big drum", "the Big Drum", 1), ("กลอง", "เสียงกลองดัง", 1), ("북", "북 소리", 1), ("a.b", "axb", 0)])
+def test_what_a_word_of_a_caption_is(word, said, heard):
+    from jointdit.data.dataset import times_each
+    class Some:
+        store = type("", (), dict(root="x"))
+        def __len__(self): return 2
+        def captions(self, i): return [said] if i else [word]
+    assert times_each(Some(), {word: 3}) == [3, 3 if heard else 1]
+
+
 def test_batches_hold_one_clock_and_the_same_streams(mixed):
     sampler = BatchSampler(mixed, 3, 0)
     kinds = set()

@@ -203,7 +203,7 @@ def read_index(self: Store) -> dict:
     "The split's index. Raises CacheError that says how to make it."
     if not self.index_path.is_file():
         raise CacheError(f"{self.root}: no cached {self.split} split ({self.index_path.name} is missing). "
-                         f"Run: make cache-{self.split}")
+                         f"Run: make cache-{self.split} (with CACHE_CFG=... if this cache has a settings file of its own)")
     return load_json(self.index_path)
 
 # %% ../../nbs/day02_cache/03_store.ipynb #16973eff

@@ -37,7 +37,7 @@ class DataSettings(Strict):
     val_split: str = Field("val", description="held-out split; its loss is the one to compare")
     batch_size: int = Field(32, ge=1, description="clips per optimiser step")
     accumulate: int = Field(1, ge=1, description="pieces that a batch is cut into: on a GPU one after the other, to save memory; on a CPU side by side, a core each")
-    repeat: dict[str, PositiveInt] = Field({}, description="word of a caption -> how often such clips come while the others come once: {rotor: 2}")
+    repeat: dict[str, PositiveInt] = Field({}, description="whole word of a caption -> how often such clips come while the others come once: {rotor: 2}")
     ram_gib: float = Field(8.0, ge=0, description="latents kept in memory")
 
 # %% ../../nbs/day05_stage_a/03_run.ipynb #6549e955

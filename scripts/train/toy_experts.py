@@ -15,7 +15,7 @@ class Act(str, Enum):
 
 @app.command()
 def main(
-    what: Annotated[Act, typer.Argument(help="alone: both experts, strangers (75 min on two cores); export: those of a run that was stopped; join: joint blocks only (45 min); tune: Stage B (25 min); measure: sync of all; ship: into the package")],
+    what: Annotated[Act, typer.Argument(help="alone: both experts, strangers; export: those of a run that was stopped; join: joint blocks only; tune: Stage B; measure: sync of all; ship: into the package")],
     cache: Annotated[Optional[str], typer.Option(help="latent cache of toy clips")] = None,
     max_steps: Annotated[Optional[int], typer.Option(help="optimiser steps")] = None,
     max_minutes: Annotated[Optional[float], typer.Option(help="stop after so many minutes")] = None,
@@ -25,7 +25,7 @@ def main(
     note: Annotated[Optional[list[str]], typer.Option(help="ship: ACT=words for the card, what the settings do not say (may be repeated)")] = None,
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="any other setting (may be repeated)")] = None,
 ):
-    "Clips first: make cache-train cache-val CACHE_CFG=configs/toy_joint/cache.yaml. Settings: configs/toy_experts/*.yaml. Experts go to data/toy_experts, the report to outputs/toy_experts/report.json."
+    "Clips first: make cache-train cache-val CACHE_CFG=configs/toy_joint/cache.yaml. Settings, and how many minutes each takes: configs/toy_experts/*.yaml. Experts go to data/toy_experts, the report to outputs/toy_experts/report.json."
     from common import sync_on_the_way
     with user_errors():
         from jointdit.proof.strangers import RUNS, act, export_experts, measure_acts, ship
