@@ -1,4 +1,5 @@
 "Attention: exact chunks, safe exponentials, bounded pooling."
+import contextlib
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 from jointdit.core import ModelError
+from jointdit.model import attention
 from jointdit.model.attention import MAX_SPAN, ExpAttention, attend, pool_factors, pool_matrix
 
 
@@ -94,7 +96,6 @@ def test_a_factor_below_one_is_refused(factor):
 def test_networks_of_others_learn_through_attend(monkeypatch):
     "Only where it pays: in bf16, with something to learn, without masks, in short sequences; and again when a layer is recomputed."
     from torch.utils.checkpoint import checkpoint
-    from jointdit.model import attention
     seen, own = [], attention.attend
     monkeypatch.setattr(attention, "attend", lambda *a, **k: seen.append(a[0].shape) or own(*a, **k))
     def look(*x, **kw):
@@ -110,3 +111,17 @@ def test_networks_of_others_learn_through_attend(monkeypatch):
     monkeypatch.setattr(attention, "SHORT", 63)
     torch.testing.assert_close(look(*half), one, rtol=.02, atol=.02)
     assert len(seen) == 3
+
+
+@pytest.mark.parametrize("spread", [.5, 1., 4., 9.])
+def test_networks_of_others_are_answered_about_as_exactly_as_by_torch(spread):
+    "Scores are rounded before exp: where they may be large, torch's own attention answers."
+    rng = torch.Generator().manual_seed(0)
+    x = [torch.randn(2, 2, 96, 32, generator=rng).mul(spread**.5 if i < 2 else 1).bfloat16() for i in range(3)]
+    w = torch.linspace(-1, 1, 32)
+    def grads(t, mode):
+        y = [a.to(t).requires_grad_() for a in x]
+        with attention.AttendForThem() if mode else contextlib.nullcontext(): out = F.scaled_dot_product_attention(*y)
+        return torch.autograd.grad((out * w.to(t)).sum(), y)
+    off = lambda mode: max(float((a.double() - b).norm() / b.norm()) for a, b in zip(grads(torch.bfloat16, mode), grads(torch.double, False)))
+    assert off(True) < .012 and (spread < 2 or off(True) == off(False))

@@ -180,3 +180,15 @@ def test_the_apps_preview_of_a_long_step_keeps_its_shape(latents, frames):
     kit = Some(model=Some(video=Some(denormalize=lambda v: v)), video=Some(decode=drawn))
     row = _frames_row(Some(kit=kit, n=8, width=512), torch.zeros(1, latents, 4, 2, 2))
     assert row.shape[1] == 512 and 64 <= row.shape[0] <= 512
+
+
+def test_t5_in_half_the_bytes(folder):
+    "It says nearly the same, in a cache of its own."
+    from pathlib import Path
+    from jointdit.assets.clip import ClipSettings
+    from jointdit.assets.conditioner import load_conditioner
+    one, half = (load_conditioner(ClipSettings(experts=[str(folder)], ltx_dtype=d)) for d in ("fp32", "bf16"))
+    assert {p.dtype for p in half.voices[0].pipe.text_encoder.parameters()} == {torch.bfloat16} and one.fingerprint != half.fingerprint
+    a, b = (c.text(["a ball"]).more["ltx.t5"] for c in (one, half))
+    assert a.dtype == b.dtype == torch.float32 and 0 < (a - b).norm() < .03 * a.norm()
+    for f in ("cache", "infer"): assert "ltx_dtype: bf16" in (Path(__file__).parents[1]/f"configs/ltx/{f}.yaml").read_text()

@@ -271,3 +271,30 @@ def test_parameter_groups_and_flops():
     for e, shape in ((m.video, c.video_shape), (m.audio, c.audio_shape)):
         for l, w in zip(e.layouts(e.layout(torch.empty(1, *shape), c)), e.widths): assert f"{len(l)} tokens {l.grid}, width {w}" in said
     assert f"{sum(p.numel() for p in m.parameters())/1e6:.2f} M parameters" in said
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_brought_weights_do_not_wait_for_the_backward_pass(again, monkeypatch):
+    "In training an offloaded layer is computed again, checkpointing or not: autograd keeps none of the copies, and the gradients are those of a network that stays."
+    from jointdit.model.pretrained import PretrainedExpert
+    c, grads = H.clock(2), {}
+    bring = PretrainedExpert._brought
+    for offload in (False, True):
+        brought, seen = set(), set()
+        def copies(self, i, device):
+            out = {n: x.detach().clone() for n, x in bring(self, i, device).items()}
+            brought.update(x.untyped_storage()._cdata for x in out.values())
+            alive.extend(out.values())
+            return out
+        alive = []                          # so that no two copies have one address
+        monkeypatch.setattr(PretrainedExpert, "_brought", copies)
+        m = H.open_gates(H.model(expert_v={"offload": offload}, expert_a={"offload": offload}, checkpointing=again))
+        for n, p in m.named_parameters(): p.requires_grad_(n.startswith(("joint", "cond")))
+        keep = lambda x: seen.add(x.untyped_storage()._cdata) or x
+        rng = torch.Generator().manual_seed(5)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            out = m(torch.randn(1, *c.video_shape, generator=rng), torch.randn(1, *c.audio_shape, generator=rng), torch.tensor([.5]), torch.tensor([.5]), c, H.text(1), H.image(1, c))
+        assert bool(brought) == offload and not brought & seen
+        sum(o.square().mean() for o in out).backward()
+        grads[offload] = torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None])
+    assert torch.allclose(*grads.values(), rtol=1e-4, atol=1e-6) and grads[True].abs().sum() > 0

@@ -15,7 +15,7 @@ from train_helpers import CLOCK, make_cache, tiny_settings
 
 torch.set_num_threads(1)
 FEW = {"max_steps": 2, "data.cache_dir": "cache", "data.batch_size": 2, "runtime.device": "cpu", "runtime.threads": 1, "schedule.warmup": 1, "ema_decay": .5,
-       "output.tensorboard": False, "output.eval_clips": 0, "output.proof_every": 0}
+       "output.tensorboard": False, "output.eval_clips": 0, "output.proof_every": 0, "data.repeat": {"thing": 2}}
 
 
 def shrunk(y):

@@ -10,6 +10,7 @@ import socket
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ class ClipSettings(Strict):
                             description="open_clip tag (openai), local folder or file, or toy:clip; alias: model_path")
     experts: list[str] = Field([], description="folders of pretrained experts whose own encoders are asked too, such as assets/models/svd and assets/models/audioldm2")
     noise_aug: float = Field(.02, ge=0, le=10, description="noise that Stable Video Diffusion's encoder puts on the picture; another amount needs the same number in model.expert_v.noise_aug, and a cache of its own")
+    ltx_dtype: Literal["fp32", "bf16"] = Field("fp32", description="format of LTX's text encoder, T5-XXL: 19 GB in fp32, half of it in bf16, which is another cache")
     image_path: str | None = Field(None, description="a still that conditions the clip")
     use_image_firstframe: bool = Field(False, description="take the image from ref_meta's img_firstframe")
 

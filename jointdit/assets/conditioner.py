@@ -90,11 +90,11 @@ def cuts(self: AudioLDM2Voice, text: str, prompt: str) -> int:
 class LTXVoice:
     "Text conditions as LTXPipeline makes them."
     parts = ("text_encoder", "tokenizer")
-    def __init__(self, folder, device="cpu"):
+    def __init__(self, folder, device="cpu", dtype=torch.float32):
         from diffusers import LTXPipeline
         from transformers import T5EncoderModel, T5TokenizerFast
         parts = dict(text_encoder=_load(T5EncoderModel, f"{folder}/text_encoder"), tokenizer=_load(T5TokenizerFast, f"{folder}/tokenizer"))
-        self.pipe, self.device = LTXPipeline(scheduler=None, vae=None, transformer=None, **parts).to(device), device
+        self.pipe, self.device = LTXPipeline(scheduler=None, vae=None, transformer=None, **parts).to(device, dtype), device
 
 # %% ../../nbs/day01_assets/12_conditioner.ipynb #8abd72a9
 @patch
@@ -110,20 +110,21 @@ VOICES = {"image_encoder": SVDVoice, "language_model": AudioLDM2Voice, "transfor
 USUAL = {"svd": SVDVoice, "audioldm2": AudioLDM2Voice, "ltx": LTXVoice}   # the folders that `make assets` makes
 
 # %% ../../nbs/day01_assets/12_conditioner.ipynb #c7304511
-def load_voice(folder, device="cpu", **more):
-    "The encoders of an expert's folder; `more` is what only some take. Raises AssetError that says what to fetch."
+def load_voice(folder, device="cpu", noise_aug=NOISE_AUG, ltx_dtype=torch.float32):
+    "The encoders of an expert's folder. Raises AssetError that says what to fetch."
     root = Path(toy_path(folder))
     kind = next((v for k, v in VOICES.items() if (root/k).is_dir()), None)
     if kind is None: raise AssetError(missing_expert(folder, USUAL[root.name].parts if root.name in USUAL else tuple(VOICES)))
-    return kind(folder, device, **more) if kind is SVDVoice else kind(folder, device)
+    return kind(folder, device, *{SVDVoice: [noise_aug], LTXVoice: [ltx_dtype]}.get(kind, []))
 
 # %% ../../nbs/day01_assets/12_conditioner.ipynb #9d7aaf3d
 class ExpertConditioner:
     "CLIP, and the encoders of pretrained experts: the same words, more in each Context."
-    def __init__(self, clip: CLIPCondEncoder, folders, device="cpu", noise_aug=NOISE_AUG):
-        self.clip, self.voices = clip, [load_voice(f, device, noise_aug=noise_aug) for f in folders]
+    def __init__(self, clip: CLIPCondEncoder, folders, device="cpu", noise_aug=NOISE_AUG, ltx_dtype=torch.float32):
+        self.clip, self.voices = clip, [load_voice(f, device, noise_aug, ltx_dtype) for f in folders]
         files = [p for f, v in zip(folders, self.voices) for k in v.parts for p in sorted((Path(toy_path(f))/k).glob("*")) if p.suffix in (".json", ".safetensors", ".model", ".txt")]
-        odd = sorted({v.noise_aug for v in self.voices if isinstance(v, SVDVoice)} - {NOISE_AUG})     # the usual amount is not named: older caches stay valid
+        odd = [*sorted({v.noise_aug for v in self.voices if isinstance(v, SVDVoice)} - {NOISE_AUG})]     # what is usual is not named: older caches stay valid
+        odd += [ltx_dtype for v in self.voices if isinstance(v, LTXVoice) and ltx_dtype != torch.float32]
         self.fingerprint = blake2b(" ".join([clip.fingerprint, fingerprint(*files), *map(str, odd)]).encode(), digest_size=8).hexdigest()
 
     def __getattr__(self, name): return getattr(self.__dict__["clip"], name)
@@ -164,7 +165,7 @@ def load_conditioner(
 ):
     "CLIP as the settings say, with the encoders of the experts that they name. Raises AssetError."
     clip = CLIPCondEncoder(s.variant, s.pretrained, device=device)
-    return ExpertConditioner(clip, s.experts, device, s.noise_aug) if s.experts else clip
+    return ExpertConditioner(clip, s.experts, device, s.noise_aug, {"fp32": torch.float32, "bf16": torch.bfloat16}[s.ltx_dtype]) if s.experts else clip
 
 # %% ../../nbs/day01_assets/12_conditioner.ipynb #0ace496e
 def text_beside(encoder, texts, prompts):

@@ -46,14 +46,14 @@ class Live(TorchDispatchMode):
         return super().__exit__(*e)
 
 # %% ../../nbs/day04_joint/04_memory.ipynb #2fe3e016
-def _fused(q, k, v, attn_mask=None, dropout_p=0., is_causal=False, scale=None, **kw):
-    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, learns, dropout_p, is_causal, scale=scale)[0]
+def _fused(query, key, value, attn_mask=None, dropout_p=0., is_causal=False, scale=None, **kw):
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, learns, dropout_p, is_causal, scale=scale)[0]
 
 def fused_on_meta():
     "A context in which attention on the meta device keeps no scores, as on a GPU."
     plain = F.scaled_dot_product_attention
-    return mock.patch.object(F, "scaled_dot_product_attention", lambda q, *args, **kw: (_fused if q.is_meta else plain)(q, *args, **kw))
+    return mock.patch.object(F, "scaled_dot_product_attention", lambda query, *args, **kw: (_fused if query.is_meta else plain)(query, *args, **kw))
 
 # %% ../../nbs/day04_joint/04_memory.ipynb #0b311043
 def _inputs(clock, batch, device):

@@ -243,9 +243,15 @@ def _one(self: PretrainedExpert, i: int, state: ChainState, *given) -> ChainStat
 
 # %% ../../nbs/day03_experts/06_pretrained.ipynb #56819ba9
 @patch
+def _again(self: PretrainedExpert, whole: bool) -> bool:
+    "Is a layer to be computed again in the backward pass? whole: nobody checkpoints a larger piece around it."
+    blocks = self.whole is not None and self.whole.checkpointing
+    return torch.is_grad_enabled() and (whole and blocks or self.settings.offload and not blocks)
+
+@patch
 def go(self: PretrainedExpert, state: ChainState, until: int, again: bool = False) -> ChainState:
-    "On to layer `until`; with `again`, layers are recomputed in the backward pass."
-    again = again and self.whole is not None and self.whole.checkpointing and torch.is_grad_enabled()
+    "On to layer `until`; with `again`, layers are recomputed in the backward pass where the model checkpoints."
+    again = self._again(again)
     with self._own_numbers(state.x.device):
         for i in range(state.at, until): state = checkpoint(self._one, i, state, use_reentrant=False) if again else self._one(i, state)
     return state
