@@ -21,7 +21,7 @@ from .proof.plan import ProofSettings
 from .proof.quick import as_record, measure_run, quick_real, quick_sync, quick_words
 from .sample.infer import InferSettings, generate, load_kit
 from .sample.request import shipped_checkpoint
-from .settings import load_settings
+from .settings import Runtime, load_settings, resolve_device, resolve_dtype
 from .toyworld import write_dataset
 from .train.checkpoint import find_checkpoint, latest, run_folder
 from .train.metrics import plot_run
@@ -91,13 +91,19 @@ def config(self: Demo, name: str) -> Path|None:
     path = Path("configs")/f"{name}.yaml"
     return path if path.is_file() else None
 
+# %% ../nbs/day09_studio/02_demo.ipynb #c80122be
+@patch(as_prop=True)
+def batch_size(self: Demo) -> int:
+    "Clips a step: fewer where steps are slow, so that a few minutes still hold many."
+    return 16 if resolve_dtype(Runtime(), resolve_device(Runtime())).itemsize > 2 else 32
+
 # %% ../nbs/day09_studio/02_demo.ipynb #453f462b
 @patch
 def train(self: Demo, stage: str, minutes: float, resume: bool, callbacks=()):
     "One stage for so many minutes."
     over = {"stage": stage, "max_minutes": minutes, "max_steps": 10**6, "resume": resume, "data.cache_dir": self.cache_dir,
             "output.ckpt_suffix": self.name, "output.log_suffix": self.name, "output.ckpt_root": self.checkpoints,
-            "output.log_root": str(self.root/"logs"), "output.log_every": 10, "output.save_every": 200}
+            "output.log_root": str(self.root/"logs"), "output.log_every": 10, "output.save_every": 200, "data.batch_size": self.batch_size}
     if stage == "B": over["init"] = str(self.first_checkpoint() or latest(run_folder("A", self.name, self.checkpoints)))
     return train_stage(load_settings(TrainSettings, self.config("day05_train" if stage == "A" else "day07_trainB"), overrides=over).settings, callbacks)
 

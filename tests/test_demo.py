@@ -87,3 +87,14 @@ def test_the_time_left_is_of_steps_that_did_not_finish():
     plan = Plan({"a": 10, "b": 20})
     with pytest.raises(ValueError), plan.step("a"): raise ValueError
     assert plan.left() == 30
+
+
+@pytest.mark.parametrize("bf16, clips", [(True, 32), (False, 16)])
+def test_slow_steps_are_smaller_ones(tmp_path, monkeypatch, bf16, clips):
+    "Minutes are what is given: a processor without products in bf16 gets more steps of fewer clips."
+    seen = {}
+    monkeypatch.setattr("jointdit.settings.cpu_has_bf16", lambda: bf16)
+    monkeypatch.setattr("jointdit.settings.torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("jointdit.demo.train_stage", lambda s, callbacks: seen.update(batch=s.data.batch_size))
+    Demo(out=tmp_path, root=tmp_path).train("A", 1., False)
+    assert seen["batch"] == clips
