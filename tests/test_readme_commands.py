@@ -1,4 +1,5 @@
 "README's commands, as a stranger would type them one after the other: each writes what the next one reads."
+import os
 import re
 import shlex
 import subprocess
@@ -28,7 +29,8 @@ def commands(block):
 
 def dry(*words):
     "The last line that make would run."
-    r = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "MAX_STEPS", "SUFFIX", "TRAIN_"))}    # `make test` hands down what it was told
+    r = subprocess.run(["make", "-n", "--no-print-directory", *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert r.returncode == 0, r.stderr
     return [line for line in r.stdout.splitlines() if line.strip()][-1]
 
