@@ -1,8 +1,10 @@
 """Layer 1: the notebooks are the source, and nothing has drifted.
 
 In a copy of the tree: delete every exported module, export again, compare; clean the notebooks, compare; render README from the
-index notebook, compare; follow README's links into the tree. Exit status 1 names each file that differs.
+index notebook, compare; follow README's links into the tree; look for folders of one machine in saved
+outputs. Exit status 1 names each file that differs.
 """
+import json
 import re
 import shutil
 import subprocess
@@ -31,6 +33,13 @@ def dead_links(page: Path) -> list[str]:
     return [link for link in links if not (page.parent / link).exists()]
 
 
+def machine_paths(notebook: Path) -> bool:
+    "Do saved outputs name a folder that only the machine of the last run has?"
+    outputs = [o for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", [])]
+    said = "".join("".join(o.get("text", [])) + "".join(o.get("data", {}).get("text/plain", [])) for o in outputs)
+    return re.search(r"(/tmp/tmp|/home/|/root/|/Users/|site-packages/)\w", said) is not None
+
+
 def main() -> int:
     bin_ = Path(sys.executable).parent
     with tempfile.TemporaryDirectory() as tmp:
@@ -57,6 +66,7 @@ def main() -> int:
         if render(ROOT / "nbs" / "index.ipynb") != (ROOT / "README.md").read_text(encoding="utf-8"):
             problems["README.md differs from nbs/index.ipynb (make readme)"] = ["README.md"]
         problems["README.md points to what is not there"] = dead_links(ROOT / "README.md")
+        problems["saved outputs name folders of the machine that ran them"] = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if machine_paths(p)]
         bad = {why: files for why, files in problems.items() if files}
         for why, files in bad.items():
             print(f"sync gate: {why}: {', '.join(files)}")
